@@ -1,0 +1,1 @@
+"""The rules of uploads, sessions, batches, jobs and outputs. Pure: no I/O, no clock, no framework."""

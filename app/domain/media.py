@@ -1,0 +1,81 @@
+"""What a probe learns of a clip. Pure data, stored with the upload as JSON."""
+
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class MediaLimits:
+    """The most a foreign clip may be."""
+
+    max_seconds: float
+    max_pixels: int
+    max_streams: int
+    max_frame_rate: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """The first video stream. ``width`` and ``height`` as stored, ``rotation`` in degrees clockwise.
+
+    ``start_pts`` in ``time_base`` ticks (a fraction as "num/den"); ``frame_rate`` likewise or None.
+    """
+
+    codec: str
+    profile: str | None
+    width: int
+    height: int
+    pixel_format: str
+    rotation: int
+    sample_aspect: str
+    frame_rate: str | None
+    time_base: str
+    start_pts: int
+    color_primaries: str | None
+    color_transfer: str | None
+    color_space: str | None
+    color_range: str | None
+
+    @property
+    def frame_seconds(self) -> float:
+        """The nominal length of one frame, a 25th of a second when the rate is unknown."""
+        rate = Fraction(self.frame_rate) if self.frame_rate else Fraction(25)
+        return float(1 / rate)
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInfo:
+    """The first audio stream, if the clip has any."""
+
+    codec: str
+    sample_rate: int
+    channels: int
+    layout: str
+
+
+@dataclass(frozen=True, slots=True)
+class MediaInfo:
+    """A probed clip. ``container`` is one of our names (mov, matroska, ...), times in seconds."""
+
+    container: str
+    duration_seconds: float
+    size_bytes: int
+    stream_count: int
+    video: VideoInfo
+    audio: AudioInfo | None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def media_from_json(data: dict[str, Any]) -> MediaInfo:
+    """Return the probe result that ``MediaInfo.as_json`` stored."""
+    audio = data["audio"]
+    return MediaInfo(
+        **{
+            **data,
+            "video": VideoInfo(**data["video"]),
+            "audio": AudioInfo(**audio) if audio else None,
+        }
+    )

@@ -1,0 +1,98 @@
+"""The contract of an operation: parameters with a schema, inputs with roles, and a plan of steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from app.domain.jobs import InputRole
+from app.domain.media import MediaInfo
+
+
+class Params(BaseModel):
+    """Base of every operation's parameters: unknown fields refuse, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class InputRule:
+    """How many inputs of a role an operation takes."""
+
+    role: InputRole
+    minimum: int
+    maximum: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClipInput:
+    """One input as a plan sees it: its name inside the job's folder (its id) and its probe."""
+
+    name: str
+    media: MediaInfo
+    filename: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the result of a step must be. ``duration_tolerance`` is usually one frame, in seconds."""
+
+    duration_seconds: float
+    duration_tolerance: float
+    has_audio: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FFmpegStep:
+    """One run of FFmpeg. ``arguments`` come from ``app.operations.ffmpeg`` only, without the binary.
+
+    ``output`` is the name of the file it writes inside the job's folder.
+    """
+
+    name: str
+    weight: float
+    arguments: tuple[str, ...]
+    output: str
+    expected: Expected
+    source_has_damage_check: bool = True
+
+
+Step = FFmpegStep
+"""The kinds of steps there are; drawing, Python and copying come with the operations that need them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedOutput:
+    """A file of the job's folder that becomes an output."""
+
+    file: str
+    filename: str
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps in order, then the outputs. ``result`` is told in the job (mode that ran, real times)."""
+
+    steps: tuple[Step, ...]
+    outputs: tuple[PlannedOutput, ...]
+    result: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+class Operation(Protocol):
+    """One kind of work.
+
+    ``plan`` is pure; it raises an ``AppError`` of the media section when the parameters do not fit
+    the clips (422 at ``POST /jobs``, the job's error when it runs). ``work_factor`` is how many bytes
+    of scratch a byte of input needs.
+    """
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    inputs: ClassVar[tuple[InputRule, ...]]
+    params_model: ClassVar[type[Params]]
+    work_factor: ClassVar[float]
+
+    def plan(self, params: Any, clips: Sequence[ClipInput]) -> Plan: ...

@@ -1,0 +1,1 @@
+"""Use cases. Each public method is one short transaction, with bytes touched outside of it."""

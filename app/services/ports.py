@@ -1,0 +1,463 @@
+"""What the services need of the world, as small protocols. Adapters live in ``app.infrastructure``.
+
+Repositories are synchronous: they are only ever used inside a function given to ``Database.read``
+or ``Database.write``, which runs it whole, in a thread, in one transaction. Unless a method says
+otherwise, a repeat is harmless, ``find_`` returns None for what is not there, ``list_`` is bounded
+by ``limit`` and ordered oldest first, and a conditional write that meets no row raises
+``ConflictingUpdate``.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from app.domain.batches import Batch
+from app.domain.jobs import Fence, Job, JobStatus
+from app.domain.media import MediaInfo
+from app.domain.outputs import Output
+from app.domain.sessions import Session, SessionStatus
+from app.domain.sweeps import PendingCleanup, SweepName, SweepReport
+from app.domain.tombstones import ThingKind, Tombstone
+from app.domain.uploads import Upload, UploadStatus
+from app.operations.base import Step
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """The one source of time. ``now`` is aware UTC; ``monotonic`` counts seconds."""
+
+    def now(self) -> datetime: ...
+
+    def monotonic(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a page ends: the ``created_at`` and id of its last row; pages go newest first."""
+
+    created_at: datetime
+    id: str
+
+
+# --- rows ---------------------------------------------------------------------------------------
+
+
+class UploadRows(Protocol):
+    def insert(self, upload: Upload) -> None: ...
+
+    def find(self, upload_id: str) -> Upload | None: ...
+
+    def list_by_session(self, session_id: str) -> list[Upload]: ...
+
+    def list_by_batch(self, batch_id: str) -> list[Upload]:
+        """In the order of the batch: metadata ``order``, else creation."""
+        ...
+
+    def update(self, upload: Upload, *, expected: UploadStatus) -> None:
+        """Write the whole row where its status is still ``expected``."""
+        ...
+
+    def touch(
+        self,
+        upload_id: str,
+        *,
+        active_at: datetime,
+        expires_at: datetime,
+        recorded_offset: int,
+        synced_offset: int,
+    ) -> None:
+        """Record activity of a receiving upload."""
+        ...
+
+    def set_media(self, upload_id: str, media: dict[str, Any]) -> None: ...
+
+    def set_spent(self, upload_id: str, spent_at: datetime) -> None:
+        """Move ``spent_at`` to the later of its value and ``spent_at``."""
+        ...
+
+    def delete(self, upload_id: str) -> bool: ...
+
+    def unwritten_bytes(self) -> int:
+        """Sum of length minus recorded offset over receiving uploads of known length."""
+        ...
+
+    def list_receiving(self, *, after_id: str, limit: int) -> list[Upload]:
+        """By id, those after ``after_id`` ("" for the first page)."""
+        ...
+
+    def list_expired(self, now: datetime, limit: int) -> list[Upload]:
+        """Receiving, with ``expires_at`` before ``now``."""
+        ...
+
+    def list_spent(self, now: datetime, limit: int) -> list[Upload]:
+        """Completed, ``spent_at`` reached, and no queued or processing job reads them."""
+        ...
+
+    def totals(self) -> dict[UploadStatus, tuple[int, int]]:
+        """Count and bytes (recorded offset) by status."""
+        ...
+
+
+class SessionRows(Protocol):
+    def insert(self, session: Session) -> None: ...
+
+    def find(self, session_id: str) -> Session | None: ...
+
+    def update(self, session: Session, *, expected: SessionStatus) -> None: ...
+
+    def touch(self, session_id: str, active_at: datetime) -> None: ...
+
+    def delete(self, session_id: str) -> bool: ...
+
+    def list_idle(self, before: datetime, limit: int) -> list[Session]:
+        """Open, and neither they nor any of their uploads active since ``before``."""
+        ...
+
+
+class BatchRows(Protocol):
+    def insert(self, batch: Batch) -> None: ...
+
+    def find(self, batch_id: str) -> Batch | None: ...
+
+    def list_page(self, owner: str, cursor: Cursor | None, limit: int) -> list[Batch]: ...
+
+    def touch(self, batch_id: str, expires_at: datetime) -> None: ...
+
+    def delete(self, batch_id: str) -> bool: ...
+
+    def list_expired(self, now: datetime, limit: int) -> list[Batch]:
+        """Past their expiry, and no active job belongs to them or reads their files."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """What ``GET /api/v1/jobs`` can ask for; None means any."""
+
+    batch_id: str | None = None
+    status: JobStatus | None = None
+    operation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a heartbeat brings back."""
+
+    cancel_requested: bool
+
+
+class JobRows(Protocol):
+    def insert(self, job: Job) -> None: ...
+
+    def find(self, job_id: str) -> Job | None: ...
+
+    def list_page(
+        self, owner: str, where: JobFilter, cursor: Cursor | None, limit: int
+    ) -> list[Job]: ...
+
+    def list_by_batch(self, batch_id: str) -> list[Job]: ...
+
+    def list_active_reading(
+        self, *, upload_ids: Sequence[str] = (), output_ids: Sequence[str] = ()
+    ) -> list[Job]:
+        """Queued or processing jobs with any of these uploads or outputs among their inputs."""
+        ...
+
+    def count_queued(self) -> int: ...
+
+    def list_claimable(self, limit: int) -> list[Job]:
+        """Queued, highest priority first, then oldest."""
+        ...
+
+    def claim(self, fence: Fence, *, now: datetime, deadline_at: datetime) -> Job | None:
+        """Make a queued job of that attempt the worker's, or None when it is not to be had."""
+        ...
+
+    def beat(
+        self, fence: Fence, *, now: datetime, progress: float, stage: str | None
+    ) -> Beat | None:
+        """Renew the lease and store progress; None means fenced out."""
+        ...
+
+    def update_fenced(self, job: Job, fence: Fence) -> bool:
+        """Write the whole row if the fence still holds (id, attempt, worker, processing)."""
+        ...
+
+    def update(self, job: Job, *, expected: JobStatus, attempt: int) -> None:
+        """Write the whole row where status and attempt are still as expected."""
+        ...
+
+    def request_cancel(self, job_id: str) -> None: ...
+
+    def mark_dispatched(self, job_id: str, attempt: int, now: datetime) -> None: ...
+
+    def delete(self, job_id: str) -> bool: ...
+
+    def list_processing(self, limit: int) -> list[Job]: ...
+
+    def list_undispatched(self, before: datetime, limit: int) -> list[Job]:
+        """Queued, with ``dispatched_at`` missing or before ``before``."""
+        ...
+
+    def list_expired(self, now: datetime, queued_before: datetime, limit: int) -> list[Job]:
+        """Ended with ``expires_at`` before ``now``, or queued and created before the second."""
+        ...
+
+    def totals(self) -> dict[JobStatus, int]: ...
+
+
+class OutputRows(Protocol):
+    def insert(self, output: Output) -> None: ...
+
+    def find(self, output_id: str) -> Output | None: ...
+
+    def list_by_job(self, job_id: str) -> list[Output]: ...
+
+    def publish(self, job_id: str, attempt: int, expires_at: datetime) -> None:
+        """Make the ``publishing`` outputs of that attempt available."""
+        ...
+
+    def delete(self, output_id: str) -> bool: ...
+
+    def list_publishing(self, limit: int) -> list[Output]: ...
+
+    def totals(self) -> tuple[int, int]:
+        """Count and bytes of all output rows."""
+        ...
+
+
+class TombstoneRows(Protocol):
+    def put(self, tombstone: Tombstone) -> None:
+        """Insert; a second one for the same kind and id is ignored."""
+        ...
+
+    def find(self, kind: ThingKind, thing_id: str) -> Tombstone | None: ...
+
+    def list_by_parent(self, kind: ThingKind, parent_id: str) -> list[Tombstone]: ...
+
+
+class LeaseRows(Protocol):
+    def acquire(self, name: str, holder: str, *, now: datetime, ttl: timedelta) -> bool:
+        """Take or renew a named lease; False while another holder's has not run out."""
+        ...
+
+    def release(self, name: str, holder: str) -> None: ...
+
+
+class SweepReportRows(Protocol):
+    def insert(self, report: SweepReport) -> None: ...
+
+    def find_latest(self, sweep: SweepName) -> SweepReport | None: ...
+
+    def list_latest(self, limit: int) -> list[SweepReport]:
+        """Newest first."""
+        ...
+
+
+class CleanupRows(Protocol):
+    def put(self, pending: PendingCleanup) -> None:
+        """Insert; one path has one row, a second put is ignored."""
+        ...
+
+    def find(self, path: str) -> PendingCleanup | None: ...
+
+    def remove(self, path: str) -> bool: ...
+
+    def record_failure(self, path: str, *, error: str, next_attempt_at: datetime) -> None:
+        """Count one more attempt."""
+        ...
+
+    def list_due(self, now: datetime, limit: int) -> list[PendingCleanup]: ...
+
+    def list_all(self, limit: int) -> list[PendingCleanup]: ...
+
+    def count(self) -> int: ...
+
+
+class Transaction(Protocol):
+    """One open transaction and its repositories. Never kept beyond the function it was given to."""
+
+    @property
+    def uploads(self) -> UploadRows: ...
+
+    @property
+    def sessions(self) -> SessionRows: ...
+
+    @property
+    def batches(self) -> BatchRows: ...
+
+    @property
+    def jobs(self) -> JobRows: ...
+
+    @property
+    def outputs(self) -> OutputRows: ...
+
+    @property
+    def tombstones(self) -> TombstoneRows: ...
+
+    @property
+    def leases(self) -> LeaseRows: ...
+
+    @property
+    def sweep_reports(self) -> SweepReportRows: ...
+
+    @property
+    def cleanup(self) -> CleanupRows: ...
+
+
+class Database(Protocol):
+    """Transactions as whole functions. Errors raised by ``work`` roll back and pass through.
+
+    Raises ``DatabaseBusy`` when the database does not answer within its limit. ``work`` may not be
+    retried: it runs at most once.
+    """
+
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        """Run ``work`` on the one writer, and return once it is committed and durable."""
+        ...
+
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        """Run ``work`` on a consistent snapshot; it must not write."""
+        ...
+
+    async def check(self) -> None:
+        """Prove that the database answers, for readiness."""
+        ...
+
+
+# --- bytes --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """The folder of one attempt found on disk."""
+
+    job_id: str
+    attempt: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Bytes on disk of one kind: uploads, work, outputs, database, system, other."""
+
+    kind: str
+    count: int
+    size_bytes: int
+
+
+class Files(Protocol):
+    """The data folder. Paths are relative to it (``app.domain.layout``).
+
+    Blocking work goes to threads inside. Raises ``NoSpace`` on ENOSPC and EDQUOT, ``StorageFailed``
+    on any other error of the disk.
+    """
+
+    def free_bytes(self) -> int: ...
+
+    def size(self, path: str) -> int | None:
+        """Length of a regular file, None when it is not there."""
+        ...
+
+    def absolute(self, path: str) -> Path:
+        """The checked absolute path of a file below the folder."""
+        ...
+
+    async def delete(self, path: str) -> int:
+        """The one deletion: file or folder, never following a link. Returns bytes verified gone."""
+        ...
+
+    async def make_scratch(self, job_id: str, attempt: int, links: Mapping[str, str]) -> Path:
+        """Make an empty attempt folder holding hard links: name -> relative path of a kept file."""
+        ...
+
+    async def publish(self, source: Path, output_id: str) -> None:
+        """Sync a finished scratch file, rename it to its output path, sync the folder."""
+        ...
+
+    async def list_scratch(self) -> list[Scratch]: ...
+
+    async def usage(self) -> list[Usage]: ...
+
+    async def check_writable(self) -> None:
+        """Prove that a byte can be written and removed, for readiness."""
+        ...
+
+
+class UploadLocks(Protocol):
+    """One writer per upload, across processes; the newest wins."""
+
+    def hold(self, upload_id: str, *, wait_seconds: float) -> "UploadHold":
+        """An async context manager: asks a present writer to stop, then holds the upload.
+
+        Raises ``UploadLocked`` when it did not let go within ``wait_seconds``.
+        """
+        ...
+
+    def is_held(self, upload_id: str) -> bool:
+        """Whether some process writes the upload right now. A look, no promise."""
+        ...
+
+
+class UploadHold(Protocol):
+    async def __aenter__(self) -> object: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+
+# --- media --------------------------------------------------------------------------------------
+
+
+class MediaProbe(Protocol):
+    async def probe(self, path: Path) -> MediaInfo:
+        """Look at a foreign file in a limited child process.
+
+        Raises EmptyFile, NotMedia, NoVideoStream, MediaOverLimits, InputDamaged; JobTimedOut when
+        the child takes too long. Never more than a few at a time.
+        """
+        ...
+
+
+ProgressCallback = Callable[[float], None]
+"""Called with the finished fraction of a step, 0..1, monotonic, from the event loop's thread."""
+
+
+class StepRunner(Protocol):
+    async def run(self, step: Step, folder: Path, on_progress: ProgressCallback) -> None:
+        """Run one step in ``folder`` and check its result.
+
+        Cancelling the call stops the whole process group (TERM, 1 s, KILL) and reaps it before it
+        returns. Raises RenderFailed, InputDamaged, NoSpace, JobTimedOut (no sign of life).
+        """
+        ...
+
+
+# --- around -------------------------------------------------------------------------------------
+
+
+class JobQueue(Protocol):
+    """The engine's side that services talk to."""
+
+    async def enqueue(self, job_id: str, attempt: int) -> None:
+        """Say that a queued job is there. Losing the call is harmless: the engine polls."""
+        ...
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a run of this process at once; nothing happens if it is not here."""
+        ...
+
+
+class Metrics(Protocol):
+    """Counters, gauges and histograms by their documented name without the ``tidemill_`` prefix."""
+
+    def count(self, name: str, amount: float = 1, **labels: str) -> None: ...
+
+    def observe(self, name: str, value: float, **labels: str) -> None: ...
+
+    def set(self, name: str, value: float, **labels: str) -> None: ...
+
+
+Sleep = Callable[[float], Awaitable[None]]
