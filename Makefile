@@ -1,0 +1,93 @@
+# Everything there is to do, by name. `make` alone lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PYTEST := $(BIN)/pytest
+JS := tests/e2e/js
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+.PHONY: help setup run demo test test-long check format bench faults soak docs lock clean
+
+help: ## List the targets
+	@echo "Tidemill: resumable uploads of large videos in, finished files out, nothing left behind."
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/python.ok:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Tidemill needs Python 3.11 or newer; point to one with: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Making the virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/run.ok: $(VENV)/python.ok requirements/run.txt pyproject.toml
+	@echo "Installing what Tidemill needs (a minute, the first time)"
+	@$(PIP) --require-hashes -r requirements/run.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev.ok: $(VENV)/run.ok requirements/dev.txt
+	@echo "Installing what the checks and tests need"
+	@$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/system.ok: scripts/system_packages.sh
+	@mkdir -p $(VENV)
+	@bash scripts/system_packages.sh
+	@touch $@
+
+$(JS)/node_modules/.ok: $(JS)/package.json $(JS)/package-lock.json $(VENV)/system.ok
+	@echo "Installing the JavaScript clients"
+	@cd $(JS) && npm ci --no-audit --no-fund --silent
+	@touch $@
+
+setup: $(VENV)/run.ok ## Make .venv with everything Tidemill needs; the command is .venv/bin/tidemill
+	@echo "Ready: $(BIN)/tidemill --help"
+
+run: $(VENV)/run.ok ## Set everything up and start Tidemill on http://127.0.0.1:8000
+	@exec $(BIN)/tidemill serve
+
+demo: $(VENV)/run.ok ## The main job end to end on a real clip, with the bytes on disk before, during and after
+	@exec $(BIN)/tidemill demo
+
+test: $(VENV)/dev.ok $(VENV)/system.ok $(JS)/node_modules/.ok ## Set up what the tests need and run them all
+	$(PYTEST) -n 2 --dist loadfile --durations=15 tests/architecture tests/unit tests/contract tests/api tests/integration
+	$(PYTEST) --durations=15 tests/e2e tests/faults
+
+check: $(VENV)/dev.ok ## Format, lint, types, imports, migrations, generated docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_migrations.py
+	$(BIN)/python scripts/generate_docs.py --check
+
+format: $(VENV)/dev.ok ## Format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/run.ok ## How fast a byte comes in, as a ratio against a bare socket that writes a file
+	$(BIN)/python benchmarks/uploads.py
+
+faults: $(VENV)/dev.ok $(VENV)/system.ok $(JS)/node_modules/.ok ## Only the fault tests: kill -9, cut lines, full disks
+	$(PYTEST) --durations=15 tests/faults
+
+docs: $(VENV)/dev.ok ## Write the generated pages anew (settings, errors, metrics, .env.example)
+	$(BIN)/python scripts/generate_docs.py
+
+lock: $(VENV)/dev.ok ## Lock the dependencies anew after a change of pyproject.toml
+	$(COMPILE) pyproject.toml requirements/build.in -o requirements/run.txt
+	$(COMPILE) pyproject.toml requirements/build.in --group dev --extra postgres -c requirements/run.txt -o requirements/dev.txt
+
+clean: ## Remove what was made here: environments, caches, the demo's data (never ./data)
+	rm -rf $(VENV) $(JS)/node_modules demo-data build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# What the tests need of the system: a Postgres server, Node with npm, strace, bubblewrap.
+# As root on Debian or Ubuntu it installs what is missing; elsewhere it says what to install.
+set -euo pipefail
+
+have_postgres() { command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
+have_node() { command -v npm >/dev/null && node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 18)' 2>/dev/null; }
+
+missing=()
+have_postgres || missing+=(postgresql)
+have_node || missing+=(nodejs npm)
+command -v strace >/dev/null || missing+=(strace)
+command -v bwrap >/dev/null || missing+=(bubblewrap)
+
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+    echo "Installing for the tests: ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -qq --no-install-recommends "${missing[@]}" >/dev/null
+  else
+    echo "The tests need these system packages: ${missing[*]}" >&2
+    echo "Install them, on Debian and Ubuntu with: sudo apt-get install ${missing[*]}" >&2
+    exit 1
+  fi
+fi
+have_postgres || { echo "Still no Postgres server (initdb) to be found." >&2; exit 1; }
+have_node || { echo "Node 18 or newer with npm is needed." >&2; exit 1; }
