@@ -126,6 +126,15 @@ class Fence:
     attempt: int
     worker: str
 
+    def is_held(self, job: Job) -> bool:
+        """Whether the row still belongs to this attempt of this worker."""
+        return (
+            job.id == self.job_id
+            and job.attempt == self.attempt
+            and job.worker == self.worker
+            and job.status is JobStatus.PROCESSING
+        )
+
 
 def queue(new: NewJob, job_id: str, owner: str, now: datetime, policy: JobPolicy) -> Job:
     """Return the queued job for ``new``: first attempt, nothing dispatched yet."""

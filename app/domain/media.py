@@ -20,6 +20,7 @@ class VideoInfo:
     """The first video stream. ``width`` and ``height`` as stored, ``rotation`` in degrees clockwise.
 
     ``start_pts`` in ``time_base`` ticks (a fraction as "num/den"); ``frame_rate`` likewise or None.
+    ``variable_rate`` when the frames are not evenly spaced.
     """
 
     codec: str
@@ -36,6 +37,7 @@ class VideoInfo:
     color_transfer: str | None
     color_space: str | None
     color_range: str | None
+    variable_rate: bool = False
 
     @property
     def frame_seconds(self) -> float:
@@ -46,12 +48,17 @@ class VideoInfo:
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """The first audio stream, if the clip has any."""
+    """The first audio stream, if the clip has any.
+
+    ``start_seconds`` and ``end_seconds`` count from the first video frame; None when unknown.
+    """
 
     codec: str
     sample_rate: int
     channels: int
     layout: str
+    start_seconds: float | None = None
+    end_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,14 @@ class UploadStatus(StrEnum):
     COMPLETED = "completed"
 
 
+class FsyncMode(StrEnum):
+    """When bytes are made durable: at the end of each PATCH, at completion, or never."""
+
+    PATCH = "patch"
+    COMPLETE = "complete"
+    OFF = "off"
+
+
 @dataclass(frozen=True, slots=True)
 class UploadPolicy:
     """Limits and times of uploads. Sizes in bytes."""
@@ -98,3 +106,14 @@ def complete(upload: Upload, now: datetime) -> Upload:
         completed_at=now,
         active_at=now,
     )
+
+
+def trusted_offset(upload: Upload, size: int, boot_id: str, mode: FsyncMode) -> int:
+    """Return how many of a file's ``size`` bytes count.
+
+    All of them, unless the machine was booted since the row was last written: then a page that was
+    never written back may read as zeros, and only what was synced is certain.
+    """
+    if upload.boot_id == boot_id or mode is FsyncMode.OFF:
+        return size
+    return min(size, upload.synced_offset)

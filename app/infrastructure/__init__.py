@@ -1,0 +1,1 @@
+"""Adapters: the database, the data folder, media tools, the scheduler, the worker."""

@@ -1,0 +1,1 @@
+"""Rows: synchronous SQLAlchemy Core on SQLite or Postgres, behind one writer thread."""

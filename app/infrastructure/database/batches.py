@@ -1,0 +1,69 @@
+"""Rows of batches."""
+
+from dataclasses import asdict
+from datetime import datetime
+
+from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select, update
+
+from app.domain.batches import Batch
+from app.domain.jobs import ACTIVE
+from app.infrastructure.database.statements import changed, newest_first, page_values
+from app.infrastructure.database.tables import batches, job_inputs, jobs, uploads
+from app.services.ports import BatchRows, Cursor
+
+_ROW = batches.c
+_BY_ID = _ROW.id == bindparam("id_")
+
+_INSERT = insert(batches)
+_FIND = select(batches).where(_BY_ID)
+_FIRST_PAGE, _NEXT_PAGE = newest_first(
+    batches, select(batches).where(_ROW.owner == bindparam("owner_"))
+)
+_UNTIL = bindparam("until_", type_=_ROW.expires_at.type)
+_TOUCH = update(batches).where(_BY_ID, _ROW.expires_at < _UNTIL).values(expires_at=_UNTIL)
+_DELETE = delete(batches).where(_BY_ID)
+_IS_ACTIVE = jobs.c.status.in_(sorted(ACTIVE))
+_HAS_ACTIVE_JOB = exists().where(jobs.c.batch_id == _ROW.id, _IS_ACTIVE)
+_IS_READ = exists().where(
+    uploads.c.batch_id == _ROW.id,
+    job_inputs.c.upload_id == uploads.c.id,
+    job_inputs.c.job_id == jobs.c.id,
+    _IS_ACTIVE,
+)
+_EXPIRED = (
+    select(batches)
+    .where(_ROW.expires_at < bindparam("now_"), ~or_(_HAS_ACTIVE_JOB, _IS_READ))
+    .order_by(_ROW.expires_at, _ROW.id)
+    .limit(bindparam("limit_"))
+)
+
+
+class SqlBatches(BatchRows):
+    """``touch`` only moves forward, and does nothing for a row that is gone."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def insert(self, batch: Batch) -> None:
+        self._connection.execute(_INSERT, asdict(batch))
+
+    def find(self, batch_id: str) -> Batch | None:
+        row = self._connection.execute(_FIND, {"id_": batch_id}).mappings().first()
+        return None if row is None else Batch(**row)
+
+    def list_page(self, owner: str, cursor: Cursor | None, limit: int) -> list[Batch]:
+        query = _FIRST_PAGE if cursor is None else _NEXT_PAGE
+        found = self._connection.execute(query, page_values(cursor, limit) | {"owner_": owner})
+        return [Batch(**row) for row in found.mappings()]
+
+    def touch(self, batch_id: str, expires_at: datetime) -> None:
+        self._connection.execute(_TOUCH, {"id_": batch_id, "until_": expires_at})
+
+    def delete(self, batch_id: str) -> bool:
+        return changed(self._connection, _DELETE, {"id_": batch_id}) > 0
+
+    def list_expired(self, now: datetime, limit: int) -> list[Batch]:
+        found = self._connection.execute(_EXPIRED, {"now_": now, "limit_": limit})
+        return [Batch(**row) for row in found.mappings()]

@@ -1,0 +1,107 @@
+"""How connections are opened: the pragmas of SQLite, the limits of Postgres, and what BEGIN means.
+
+There are two kinds of connection. A writer's transactions come one after the other, across all
+processes: ``BEGIN IMMEDIATE`` on SQLite, an advisory lock on Postgres, so that "look, decide, write"
+in one transaction is as safe on one as on the other. A reader's transaction is one snapshot and
+cannot write.
+"""
+
+import sqlite3
+from typing import Any
+
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from sqlalchemy.engine import URL
+
+from app.infrastructure.database.urls import is_sqlite
+
+WRITER_LOCK = 0x7469_6465
+"""Postgres's advisory lock of whoever writes."""
+
+_JOURNAL_SIZE_LIMIT = 16 * 1024 * 1024
+"""Bytes to which a write-ahead log that has grown is cut back at a checkpoint."""
+
+_INCREMENTAL = 2
+
+
+def open_engine(url: URL, *, writer: bool, busy_seconds: float) -> Engine:
+    """Return an engine without a pool: each ``connect()`` is a connection of its own.
+
+    ``busy_seconds`` is how long to wait for another's lock, and for Postgres to accept a connection.
+    """
+    if is_sqlite(url):
+        return _sqlite_engine(url, writer=writer, busy_seconds=busy_seconds)
+    return _postgres_engine(url, writer=writer, busy_seconds=busy_seconds)
+
+
+def _sqlite_engine(url: URL, *, writer: bool, busy_seconds: float) -> Engine:
+    # A connection is used by one thread at a time, but closed by another than used it.
+    arguments = {"timeout": busy_seconds, "check_same_thread": False}
+    engine = create_engine(url, poolclass=NullPool, connect_args=arguments)
+
+    def connected(connection: sqlite3.Connection, _record: object) -> None:
+        if writer:
+            _prepare_file(connection)
+        _configure(connection, writer=writer)
+
+    def begun(connection: Connection) -> None:
+        # IMMEDIATE takes the write lock now: a transaction that read first could not get it later.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", begun)
+    return engine
+
+
+def _prepare_file(connection: sqlite3.Connection) -> None:
+    """Set what a file keeps, and what must precede its first table."""
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if mode != "wal":
+        # In this order: once the file has a header, auto_vacuum cannot be turned on any more.
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.execute("PRAGMA journal_mode=WAL").fetchone()
+
+
+def _configure(connection: sqlite3.Connection, *, writer: bool) -> None:
+    """Set what each connection needs anew."""
+    # The driver would begin transactions by itself, before writes only, and never before DDL.
+    connection.isolation_level = None
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    # SQLite's own temporary files would lie outside the data folder.
+    connection.execute("PRAGMA temp_store=MEMORY")
+    connection.execute(f"PRAGMA journal_size_limit={_JOURNAL_SIZE_LIMIT}").fetchone()
+    if not writer:
+        connection.execute("PRAGMA query_only=ON")
+
+
+def shrinks_by_itself(connection: sqlite3.Connection) -> bool:
+    """Whether the file gives free pages back when asked to (``auto_vacuum=INCREMENTAL``)."""
+    (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+    return bool(mode == _INCREMENTAL)
+
+
+def _postgres_engine(url: URL, *, writer: bool, busy_seconds: float) -> Engine:
+    arguments = {"connect_timeout": max(2, round(busy_seconds))}
+    engine = create_engine(
+        url,
+        poolclass=NullPool,
+        connect_args=arguments,
+        isolation_level="READ COMMITTED" if writer else "REPEATABLE READ",
+    )
+    if not writer:
+        engine = engine.execution_options(postgresql_readonly=True)
+    milliseconds = round(busy_seconds * 1000)
+
+    def connected(connection: Any, _record: object) -> None:
+        was, connection.autocommit = connection.autocommit, True
+        connection.execute(f"SET lock_timeout = {milliseconds}")
+        connection.execute(f"SET idle_in_transaction_session_timeout = {10 * milliseconds}")
+        connection.autocommit = was
+
+    def begun(connection: Connection) -> None:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
+
+    event.listen(engine, "connect", connected)
+    if writer:
+        event.listen(engine, "begin", begun)
+    return engine

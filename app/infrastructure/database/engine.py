@@ -1,0 +1,107 @@
+"""The database: one writer thread, a few reader threads, whole transactions as functions."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+from sqlalchemy import Connection, func, select
+from sqlalchemy.engine import URL
+
+from app.infrastructure.database.connections import open_engine
+from app.infrastructure.database.lane import Lane
+from app.infrastructure.database.tables import instance
+from app.infrastructure.database.transaction import SqlTransaction
+from app.infrastructure.database.urls import is_sqlite, parse_url
+from app.services.ports import Clock, Database, Transaction
+
+T = TypeVar("T")
+
+READERS = 3
+BUSY_SECONDS = 5.0
+_WAIT_FACTOR = 3
+"""How many of those who wait for a lock may be waited for, before a caller gives up its turn."""
+
+_CHECK = select(func.count()).select_from(instance)
+
+_log = structlog.get_logger()
+
+
+class SqlDatabase(Database):
+    """SQLite or Postgres, already migrated.
+
+    A cancelled ``write`` either never began or runs to its end, committed or rolled back, before
+    the cancellation goes on. A ``write`` that has returned is on the disk (``synchronous=FULL``;
+    Postgres's ``synchronous_commit`` is the server's business). One that raised has changed nothing,
+    but for a link to Postgres that broke during the commit itself: then DatabaseBusy may hide a
+    success. Statements take milliseconds, so three readers do; there is one writer anyway.
+    """
+
+    def __init__(self, url: URL, *, clock: Clock, readers: int, busy_seconds: float) -> None:
+        self._is_sqlite = is_sqlite(url)
+        wait_seconds = busy_seconds * _WAIT_FACTOR
+        self._writer = Lane(
+            "writer",
+            open_engine(url, writer=True, busy_seconds=busy_seconds),
+            width=1,
+            wait_seconds=wait_seconds,
+            clock=clock,
+        )
+        self._readers = Lane(
+            "reader",
+            open_engine(url, writer=False, busy_seconds=busy_seconds),
+            width=readers,
+            wait_seconds=wait_seconds,
+            clock=clock,
+        )
+
+    @classmethod
+    def open(
+        cls, url: str, *, clock: Clock, readers: int = READERS, busy_seconds: float = BUSY_SECONDS
+    ) -> "SqlDatabase":
+        """Return the database at ``url``. Nothing is connected before its first use.
+
+        Raises ValueError for an address that is not understood, or of a database in memory, which
+        its connections could not share.
+        """
+        parsed = parse_url(url)
+        if is_sqlite(parsed) and parsed.database in {None, "", ":memory:"}:
+            msg = "a database in memory cannot be shared by threads: name a file"
+            raise ValueError(msg)
+        return cls(parsed, clock=clock, readers=readers, busy_seconds=busy_seconds)
+
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        return await self._writer.run(lambda connection: work(SqlTransaction(connection)))
+
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        return await self._readers.run(lambda connection: work(SqlTransaction(connection)))
+
+    async def check(self) -> None:
+        await self._readers.run(lambda connection: connection.execute(_CHECK).scalar_one())
+
+    async def checkpoint(self) -> None:
+        """Give free pages back to the file system and empty the write-ahead log (SQLite only).
+
+        Waits for readers within the busy limit; a log that cannot be emptied for them stays.
+        """
+        if self._is_sqlite:
+            await self._writer.run_outside(_checkpoint)
+
+    async def close(self) -> None:
+        """End the threads once what they were given has ended. A repeat is harmless.
+
+        Readers first: the last connection to a SQLite file empties and removes its log.
+        """
+        await self._readers.close()
+        await self._writer.close()
+
+
+def _checkpoint(connection: Connection) -> None:
+    # Through the driver: neither may run inside the transaction that SQLAlchemy would begin.
+    driver = connection.connection.driver_connection
+    if driver is None:
+        return
+    # Frees one page per step, and Python's execute() takes one step: only a script goes to the end.
+    driver.executescript("PRAGMA incremental_vacuum")
+    busy, pages, _done = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        _log.info("checkpoint.postponed", pages=pages)

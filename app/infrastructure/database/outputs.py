@@ -1,0 +1,72 @@
+"""Rows of outputs."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+
+from app.domain.outputs import Output, OutputStatus
+from app.infrastructure.database.statements import Values, changed
+from app.infrastructure.database.tables import outputs
+from app.services.ports import OutputRows
+
+_ROW = outputs.c
+_BY_ID = _ROW.id == bindparam("id_")
+
+_INSERT = insert(outputs)
+_FIND = select(outputs).where(_BY_ID)
+_BY_JOB = (
+    select(outputs).where(_ROW.job_id == bindparam("job_id_")).order_by(_ROW.created_at, _ROW.id)
+)
+_PUBLISH = (
+    update(outputs)
+    .where(
+        _ROW.job_id == bindparam("job_id_"),
+        _ROW.attempt == bindparam("attempt_"),
+        _ROW.status == OutputStatus.PUBLISHING,
+    )
+    .values(status=OutputStatus.AVAILABLE)
+)
+_DELETE = delete(outputs).where(_BY_ID)
+_PUBLISHING = (
+    select(outputs)
+    .where(_ROW.status == OutputStatus.PUBLISHING)
+    .order_by(_ROW.created_at, _ROW.id)
+    .limit(bindparam("limit_"))
+)
+_TOTALS = select(func.count(), func.coalesce(func.sum(_ROW.size_bytes), 0)).select_from(outputs)
+
+
+class SqlOutputs(OutputRows):
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def insert(self, output: Output) -> None:
+        self._connection.execute(_INSERT, asdict(output))
+
+    def find(self, output_id: str) -> Output | None:
+        row = self._connection.execute(_FIND, {"id_": output_id}).mappings().first()
+        return None if row is None else Output(**row)
+
+    def list_by_job(self, job_id: str) -> list[Output]:
+        return self._list(_BY_JOB, {"job_id_": job_id})
+
+    def publish(self, job_id: str, attempt: int, expires_at: datetime) -> None:
+        values = {"job_id_": job_id, "attempt_": attempt, "expires_at": expires_at}
+        self._connection.execute(_PUBLISH, values)
+
+    def delete(self, output_id: str) -> bool:
+        return changed(self._connection, _DELETE, {"id_": output_id}) > 0
+
+    def list_publishing(self, limit: int) -> list[Output]:
+        return self._list(_PUBLISHING, {"limit_": limit})
+
+    def totals(self) -> tuple[int, int]:
+        count, size = self._connection.execute(_TOTALS).one()
+        return count, int(size)
+
+    def _list(self, query: Any, values: Values) -> list[Output]:
+        return [Output(**row) for row in self._connection.execute(query, values).mappings()]

@@ -1,0 +1,37 @@
+"""Rows of the reports that sweeps leave."""
+
+from dataclasses import asdict
+
+from sqlalchemy import Connection, RowMapping, bindparam, insert, select
+
+from app.domain.sweeps import SweepName, SweepReport
+from app.infrastructure.database.tables import sweep_reports
+from app.services.ports import SweepReportRows
+
+_ROW = sweep_reports.c
+_NEWEST = select(sweep_reports).order_by(_ROW.started_at.desc(), _ROW.id.desc())
+_INSERT = insert(sweep_reports)
+_LATEST_OF = _NEWEST.where(_ROW.sweep == bindparam("sweep_")).limit(1)
+_LATEST = _NEWEST.limit(bindparam("limit_"))
+
+
+class SqlSweepReports(SweepReportRows):
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def insert(self, report: SweepReport) -> None:
+        self._connection.execute(_INSERT, asdict(report) | {"errors": list(report.errors)})
+
+    def find_latest(self, sweep: SweepName) -> SweepReport | None:
+        row = self._connection.execute(_LATEST_OF, {"sweep_": sweep}).mappings().first()
+        return None if row is None else _report(row)
+
+    def list_latest(self, limit: int) -> list[SweepReport]:
+        found = self._connection.execute(_LATEST, {"limit_": limit})
+        return [_report(row) for row in found.mappings()]
+
+
+def _report(row: RowMapping) -> SweepReport:
+    return SweepReport(**(dict(row) | {"errors": tuple(row["errors"])}))

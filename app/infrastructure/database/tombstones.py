@@ -1,0 +1,37 @@
+"""Rows of tombstones: what is known of things that were deleted."""
+
+from dataclasses import asdict
+
+from sqlalchemy import Connection, bindparam, select
+
+from app.domain.tombstones import ThingKind, Tombstone
+from app.infrastructure.database.statements import insert_missing
+from app.infrastructure.database.tables import tombstones
+from app.services.ports import TombstoneRows
+
+_ROW = tombstones.c
+_FIND = select(tombstones).where(_ROW.kind == bindparam("kind_"), _ROW.id == bindparam("id_"))
+_BY_PARENT = (
+    select(tombstones)
+    .where(_ROW.kind == bindparam("kind_"), _ROW.parent_id == bindparam("parent_id_"))
+    .order_by(_ROW.created_at, _ROW.id)
+)
+
+
+class SqlTombstones(TombstoneRows):
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def put(self, tombstone: Tombstone) -> None:
+        insert_missing(self._connection, tombstones, asdict(tombstone))
+
+    def find(self, kind: ThingKind, thing_id: str) -> Tombstone | None:
+        found = self._connection.execute(_FIND, {"kind_": kind, "id_": thing_id})
+        row = found.mappings().first()
+        return None if row is None else Tombstone(**row)
+
+    def list_by_parent(self, kind: ThingKind, parent_id: str) -> list[Tombstone]:
+        found = self._connection.execute(_BY_PARENT, {"kind_": kind, "parent_id_": parent_id})
+        return [Tombstone(**row) for row in found.mappings()]

@@ -1,0 +1,211 @@
+"""Rows of uploads."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+
+from app.domain.jobs import ACTIVE
+from app.domain.uploads import Upload, UploadMetadata, UploadStatus
+from app.infrastructure.database.statements import Values, change_one, changed
+from app.infrastructure.database.tables import job_inputs, jobs, uploads
+from app.services.ports import UploadRows
+
+_ROW = uploads.c
+_BY_ID = _ROW.id == bindparam("id_")
+_SPENT_AT = bindparam("spent_at_", type_=_ROW.spent_at.type)
+
+_INSERT = insert(uploads)
+_FIND = select(uploads).where(_BY_ID)
+_BY_SESSION = (
+    select(uploads)
+    .where(_ROW.session_id == bindparam("session_id_"))
+    .order_by(_ROW.created_at, _ROW.id)
+)
+_BY_BATCH = (
+    select(uploads)
+    .where(_ROW.batch_id == bindparam("batch_id_"))
+    .order_by(_ROW.created_at, _ROW.id)
+)
+_UPDATE = update(uploads).where(_BY_ID, _ROW.status == bindparam("expected_"))
+_TOUCH = update(uploads).where(_BY_ID, _ROW.status == UploadStatus.RECEIVING)
+_SET_MEDIA = update(uploads).where(_BY_ID)
+_SET_SPENT = (
+    update(uploads)
+    .where(_BY_ID, or_(_ROW.spent_at.is_(None), _ROW.spent_at < _SPENT_AT))
+    .values(spent_at=_SPENT_AT)
+)
+_DELETE = delete(uploads).where(_BY_ID)
+_UNWRITTEN = select(
+    func.coalesce(
+        func.sum(
+            case((_ROW.length > _ROW.recorded_offset, _ROW.length - _ROW.recorded_offset), else_=0)
+        ),
+        0,
+    )
+).where(_ROW.status == UploadStatus.RECEIVING, _ROW.length.is_not(None))
+_RECEIVING = (
+    select(uploads)
+    .where(_ROW.status == UploadStatus.RECEIVING, _ROW.id > bindparam("after_id"))
+    .order_by(_ROW.id)
+    .limit(bindparam("limit_"))
+)
+_EXPIRED = (
+    select(uploads)
+    .where(_ROW.status == UploadStatus.RECEIVING, _ROW.expires_at < bindparam("now_"))
+    .order_by(_ROW.expires_at, _ROW.id)
+    .limit(bindparam("limit_"))
+)
+_IS_READ = exists().where(
+    and_(
+        job_inputs.c.upload_id == _ROW.id,
+        job_inputs.c.job_id == jobs.c.id,
+        jobs.c.status.in_(sorted(ACTIVE)),
+    )
+)
+_SPENT = (
+    select(uploads)
+    .where(_ROW.status == UploadStatus.COMPLETED, _ROW.spent_at <= bindparam("now_"), ~_IS_READ)
+    .order_by(_ROW.spent_at, _ROW.id)
+    .limit(bindparam("limit_"))
+)
+_TOTALS = select(
+    _ROW.status, func.count(), func.coalesce(func.sum(_ROW.recorded_offset), 0)
+).group_by(_ROW.status)
+
+
+class SqlUploads(UploadRows):
+    """``touch`` raises ConflictingUpdate for an upload that is not receiving (any more);
+    ``set_media`` and ``set_spent`` of a row that is gone do nothing.
+    """
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def insert(self, upload: Upload) -> None:
+        self._connection.execute(_INSERT, _values(upload))
+
+    def find(self, upload_id: str) -> Upload | None:
+        row = self._connection.execute(_FIND, {"id_": upload_id}).mappings().first()
+        return None if row is None else _upload(row)
+
+    def list_by_session(self, session_id: str) -> list[Upload]:
+        return self._list(_BY_SESSION, {"session_id_": session_id})
+
+    def list_by_batch(self, batch_id: str) -> list[Upload]:
+        found = self._list(_BY_BATCH, {"batch_id_": batch_id})
+        # Stable: those without an order come last, as they were created. Sorted here, as a client's
+        # number may be larger than any column.
+        return sorted(found, key=_place)
+
+    def update(self, upload: Upload, *, expected: UploadStatus) -> None:
+        values = _values(upload) | {"id_": upload.id, "expected_": expected}
+        change_one(self._connection, _UPDATE, values, "upload")
+
+    def touch(
+        self,
+        upload_id: str,
+        *,
+        active_at: datetime,
+        expires_at: datetime,
+        recorded_offset: int,
+        synced_offset: int,
+    ) -> None:
+        values = {
+            "id_": upload_id,
+            "active_at": active_at,
+            "expires_at": expires_at,
+            "recorded_offset": recorded_offset,
+            "synced_offset": synced_offset,
+        }
+        change_one(self._connection, _TOUCH, values, "upload")
+
+    def set_media(self, upload_id: str, media: dict[str, Any]) -> None:
+        self._connection.execute(_SET_MEDIA, {"id_": upload_id, "media": media})
+
+    def set_spent(self, upload_id: str, spent_at: datetime) -> None:
+        self._connection.execute(_SET_SPENT, {"id_": upload_id, "spent_at_": spent_at})
+
+    def delete(self, upload_id: str) -> bool:
+        return changed(self._connection, _DELETE, {"id_": upload_id}) > 0
+
+    def unwritten_bytes(self) -> int:
+        return int(self._connection.execute(_UNWRITTEN).scalar_one())
+
+    def list_receiving(self, *, after_id: str, limit: int) -> list[Upload]:
+        return self._list(_RECEIVING, {"after_id": after_id, "limit_": limit})
+
+    def list_expired(self, now: datetime, limit: int) -> list[Upload]:
+        return self._list(_EXPIRED, {"now_": now, "limit_": limit})
+
+    def list_spent(self, now: datetime, limit: int) -> list[Upload]:
+        return self._list(_SPENT, {"now_": now, "limit_": limit})
+
+    def totals(self) -> dict[UploadStatus, tuple[int, int]]:
+        found = self._connection.execute(_TOTALS).all()
+        return {status: (count, int(size)) for status, count, size in found}
+
+    def _list(self, query: Any, values: Values) -> list[Upload]:
+        return [_upload(row) for row in self._connection.execute(query, values).mappings()]
+
+
+def _place(upload: Upload) -> tuple[bool, int]:
+    order = upload.metadata.order
+    return (order is None, order or 0)
+
+
+def _values(upload: Upload) -> dict[str, Any]:
+    return {
+        "id": upload.id,
+        "owner": upload.owner,
+        "session_id": upload.session_id,
+        "batch_id": upload.batch_id,
+        "status": upload.status,
+        "length": upload.length,
+        "recorded_offset": upload.recorded_offset,
+        "synced_offset": upload.synced_offset,
+        "boot_id": upload.boot_id,
+        "metadata_raw": upload.metadata.raw,
+        "metadata_parsed": _parsed(upload.metadata),
+        "media": upload.media,
+        "sha256": upload.sha256,
+        "created_at": upload.created_at,
+        "active_at": upload.active_at,
+        "completed_at": upload.completed_at,
+        "expires_at": upload.expires_at,
+        "spent_at": upload.spent_at,
+    }
+
+
+def _parsed(metadata: UploadMetadata) -> dict[str, Any]:
+    parsed = asdict(metadata)
+    del parsed["raw"]
+    return parsed
+
+
+def _upload(row: RowMapping) -> Upload:
+    values = dict(row)
+    raw, parsed = values.pop("metadata_raw"), values.pop("metadata_parsed")
+    metadata = UploadMetadata(raw=raw, **(parsed | {"fields": _pairs(parsed["fields"])}))
+    return Upload(metadata=metadata, **values)
+
+
+def _pairs(fields: Iterable[list[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((key, value) for key, value in fields)
