@@ -8,10 +8,11 @@ by ``limit`` and ordered oldest first, and a conditional write that meets no row
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from app.domain.batches import Batch
 from app.domain.jobs import Fence, Job, JobStatus
@@ -20,7 +21,7 @@ from app.domain.outputs import Output
 from app.domain.sessions import Session, SessionStatus
 from app.domain.sweeps import PendingCleanup, SweepName, SweepReport
 from app.domain.tombstones import ThingKind, Tombstone
-from app.domain.uploads import Upload, UploadStatus
+from app.domain.uploads import FsyncMode, Upload, UploadStatus
 from app.operations.base import Step
 
 T = TypeVar("T")
@@ -362,6 +363,10 @@ class Files(Protocol):
         """Length of a regular file, None when it is not there."""
         ...
 
+    def modified_at(self, path: str) -> datetime | None:
+        """When a file or folder last changed by the disk's clock, None when it is not there."""
+        ...
+
     def absolute(self, path: str) -> Path:
         """The checked absolute path of a file below the folder."""
         ...
@@ -406,6 +411,87 @@ class UploadHold(Protocol):
     async def __aenter__(self) -> object: ...
 
     async def __aexit__(self, *exc: object) -> None: ...
+
+
+class WriterHold(UploadHold, Protocol):
+    """The hold of a request that writes: a newer request may ask it to stop."""
+
+    async def __aenter__(self) -> Self: ...
+
+    @property
+    def is_asked_to_stop(self) -> bool: ...
+
+    def keep_file(self) -> None:
+        """Keep the data file although it is empty (a completed upload of no bytes)."""
+        ...
+
+    def interruptible(self, seconds: float) -> AbstractAsyncContextManager[None]:
+        """Guard one wait: ``TimeoutError`` after ``seconds``, or at once when asked to stop."""
+        ...
+
+
+class WriterLocks(UploadLocks, Protocol):
+    def hold_for_writing(self, upload_id: str, *, wait_seconds: float) -> WriterHold:
+        """Like ``hold``, but the newest of several such holders wins."""
+        ...
+
+
+class UploadWriter(Protocol):
+    """The bytes of one request on their way into an upload's file. Its upload's lock is held.
+
+    Every method may raise ``NoSpace`` or ``StorageFailed``; the file then ends where ``written``
+    says.
+    """
+
+    @property
+    def position(self) -> int:
+        """The offset after everything accepted so far."""
+        ...
+
+    @property
+    def written(self) -> int:
+        """The offset after everything that is in the file."""
+        ...
+
+    async def write(self, chunk: bytes) -> None:
+        """Accept the next bytes; they are in the file shortly after, in large pieces."""
+        ...
+
+    async def settle(self) -> None:
+        """Put what is accepted into the file."""
+        ...
+
+    async def sync(self) -> int:
+        """Settle, make file and directory entry durable, and return the offset that now is."""
+        ...
+
+    async def cut_back(self, offset: int) -> None:
+        """Forget what is not written yet and end the file at ``offset``."""
+        ...
+
+    async def close(self) -> None:
+        """Settle and let go of the file; never raises, a repeat is harmless."""
+        ...
+
+
+class UploadBytes(Protocol):
+    """The data files of uploads: ``uploads/<id>``, whose length is the offset."""
+
+    @property
+    def boot_id(self) -> str:
+        """Changes whenever the machine boots."""
+        ...
+
+    @property
+    def fsync(self) -> FsyncMode: ...
+
+    def size(self, upload_id: str) -> int:
+        """The file's length, 0 when it is not there."""
+        ...
+
+    async def open(self, upload_id: str, offset: int) -> UploadWriter:
+        """Open the file for writing at ``offset``, creating it, and cut off what lies behind."""
+        ...
 
 
 # --- media --------------------------------------------------------------------------------------
@@ -458,6 +544,32 @@ class Metrics(Protocol):
     def observe(self, name: str, value: float, **labels: str) -> None: ...
 
     def set(self, name: str, value: float, **labels: str) -> None: ...
+
+
+class Workers(Protocol):
+    """Which workers are alive on this host. Blocking, but never for long."""
+
+    def is_alive(self, worker: str) -> bool:
+        """Whether a process still holds that worker's lock. A look, no promise."""
+        ...
+
+    def remove_stale(self) -> list[str]:
+        """Remove what dead workers left of their locks; returns their names."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What a finished file is: its exact length in bytes and its SHA-256 in hex."""
+
+    size_bytes: int
+    sha256: str
+
+
+class Digests(Protocol):
+    async def of(self, path: Path) -> Digest:
+        """Read a finished scratch file once, in a thread. Raises ``StorageFailed``."""
+        ...
 
 
 Sleep = Callable[[float], Awaitable[None]]

@@ -1,0 +1,312 @@
+"""The data files of uploads: written at a known offset, in large pieces, inline while that is quick."""
+
+import asyncio
+import ctypes
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from app.domain.errors import AppError, StorageFailed
+from app.domain.ids import is_id
+from app.domain.layout import UPLOADS, upload_path
+from app.domain.uploads import FsyncMode
+from app.infrastructure.storage.local import translated_errors
+from app.infrastructure.storage.paths import DataFolder
+from app.services.cancellation import uninterrupted
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+PIECE_BYTES = 256 * 1024
+"""Small chunks are collected up to this much: a write per network packet would double the cost."""
+LINGER_SECONDS = 0.01
+"""What was collected goes to the file at the latest after this, so that the offset stays truthful."""
+SLOW_SECONDS = 0.02
+QUICK_WRITES = 2
+"""So many quick writes in a row, and an upload's writes are inline (again)."""
+WRITE_BACK_BYTES = 64 * 1024 * 1024
+WRITER_THREADS = 4
+
+_SYNC_FILE_RANGE_WRITE = 2
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class FileUploadBytes:
+    """Opens the data files (see ``ports.UploadBytes``). ``close`` ends its threads."""
+
+    def __init__(self, folder: DataFolder, *, fsync: FsyncMode) -> None:
+        self._folder = folder
+        self._fsync = fsync
+        self._boot_id = _read_boot_id()
+        self._pool = ThreadPoolExecutor(WRITER_THREADS, thread_name_prefix="upload-writer")
+
+    @property
+    def boot_id(self) -> str:
+        return self._boot_id
+
+    @property
+    def fsync(self) -> FsyncMode:
+        return self._fsync
+
+    def size(self, upload_id: str) -> int:
+        with translated_errors("looking at an upload"):
+            try:
+                return os.lstat(self._path(upload_id)).st_size
+            except FileNotFoundError:
+                return 0
+
+    async def open(self, upload_id: str, offset: int) -> "FileUploadWriter":
+        path = self._path(upload_id)
+        with translated_errors("opening an upload"):
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        writer = FileUploadWriter(fd, offset, self._pool, self._folder.root / UPLOADS)
+        writer.starts_write_back = self._fsync is not FsyncMode.OFF
+        try:
+            await writer.begin()
+        except BaseException:
+            await writer.close()
+            raise
+        return writer
+
+    def close(self) -> None:
+        """Wait for the writes that are under way."""
+        self._pool.shutdown(wait=True)
+
+    def _path(self, upload_id: str) -> Path:
+        if not is_id(upload_id):
+            raise StorageFailed("A data file is named by an upload's id.")
+        return self._folder.root / upload_path(upload_id)
+
+
+class FileUploadWriter:
+    """One request's bytes on their way to the file (see ``ports.UploadWriter``).
+
+    Starts in a writer thread and goes inline once the disk has shown that it is quick; a write that
+    takes longer sends it back to the thread, so that one stalling file delays nobody else.
+    """
+
+    starts_write_back = True
+
+    def __init__(self, fd: int, offset: int, pool: ThreadPoolExecutor, folder: Path) -> None:
+        self._fd = fd
+        self._pool = pool
+        self._folder = folder
+        self._loop = asyncio.get_running_loop()
+        self._written = offset
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._linger: asyncio.TimerHandle | None = None
+        self._failure: AppError | None = None
+        self._quick_in_a_row = 0
+        self._written_back = offset
+        self._write_back: asyncio.Future[None] | None = None
+
+    @property
+    def position(self) -> int:
+        return self._written + self._pending_bytes
+
+    @property
+    def written(self) -> int:
+        return self._written
+
+    @property
+    def is_inline(self) -> bool:
+        return self._quick_in_a_row >= QUICK_WRITES
+
+    async def begin(self) -> None:
+        """Cut off what lies behind the offset. Raises StorageFailed when there is less."""
+        with translated_errors("opening an upload"):
+            size = os.fstat(self._fd).st_size
+        if size < self._written:
+            raise StorageFailed("The upload has fewer bytes than it should.")
+        if size > self._written:
+            await self.cut_back(self._written)
+
+    async def write(self, chunk: bytes) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._pending.append(chunk)
+        self._pending_bytes += len(chunk)
+        if self._pending_bytes >= PIECE_BYTES or not self.is_inline:
+            await self._flush()
+            if self._written - self._written_back >= WRITE_BACK_BYTES and self.starts_write_back:
+                self._start_write_back()
+        elif self._linger is None:
+            self._linger = self._loop.call_later(LINGER_SECONDS, self._on_linger)
+
+    async def settle(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        await self._flush()
+
+    async def sync(self) -> int:
+        await self.settle()
+        await self._end_write_back()
+        await self._in_thread(self._sync)
+        return self._written
+
+    async def cut_back(self, offset: int) -> None:
+        self._forget_pending()
+        await self._end_write_back()
+        await self._in_thread(lambda: self._cut(offset))
+        self._written = self._written_back = offset
+        self._failure = None
+
+    async def close(self) -> None:
+        if self._fd < 0:
+            return
+        try:
+            with suppress(AppError):
+                if self._failure is None:
+                    await self._flush()
+            await self._end_write_back()
+        finally:
+            self._forget_pending()
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    async def _flush(self) -> None:
+        self._stop_linger()
+        if not self._pending:
+            return
+        if self.is_inline:
+            self._flush_inline()
+            return
+        pieces = self._take()
+        began = time.perf_counter()
+        try:
+            await self._in_thread(lambda: self._put(pieces))
+        except AppError as error:
+            await self._fail(error)
+            raise
+        self._judge(time.perf_counter() - began)
+
+    def _flush_inline(self) -> None:
+        pieces = self._take()
+        began = time.perf_counter()
+        try:
+            with translated_errors("writing an upload"):
+                self._put(pieces)
+        except AppError as error:
+            self._failure = error
+            self._drop_tail()
+            raise
+        self._judge(time.perf_counter() - began)
+
+    def _on_linger(self) -> None:
+        self._linger = None
+        if self._pending and self._failure is None:
+            # An error is kept for the next call that can raise it.
+            with suppress(AppError):
+                self._flush_inline()
+
+    def _take(self) -> list[bytes]:
+        pieces, self._pending, self._pending_bytes = self._pending, [], 0
+        return pieces
+
+    def _put(self, pieces: list[bytes]) -> None:
+        """Write all of ``pieces`` at the end; ``written`` grows with what is really there."""
+        while pieces:
+            count = os.pwritev(self._fd, pieces, self._written)
+            self._written += count
+            while pieces and count >= len(pieces[0]):
+                count -= len(pieces[0])
+                pieces.pop(0)
+            if pieces and count:
+                pieces[0] = pieces[0][count:]
+
+    def _judge(self, seconds: float) -> None:
+        if seconds <= SLOW_SECONDS:
+            self._quick_in_a_row += 1
+            return
+        if self.is_inline:
+            log.info("upload.disk_slow", write_seconds=round(seconds, 3))
+        self._quick_in_a_row = 0
+
+    async def _fail(self, error: AppError) -> None:
+        self._failure = error
+        await self._in_thread(self._drop_tail)
+
+    def _drop_tail(self) -> None:
+        """End the file where the last whole write ended: a failed one may have made it longer."""
+        with suppress(OSError):
+            if os.fstat(self._fd).st_size != self._written:
+                os.ftruncate(self._fd, self._written)
+
+    def _cut(self, offset: int) -> None:
+        os.ftruncate(self._fd, offset)
+
+    def _forget_pending(self) -> None:
+        self._stop_linger()
+        self._take()
+
+    def _stop_linger(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+
+    # --- durability ------------------------------------------------------------------------------
+
+    def _sync(self) -> None:
+        os.fdatasync(self._fd)
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _start_write_back(self) -> None:
+        """Have the kernel begin to write what came, so that the sync at the end is short."""
+        if self._write_back is not None and not self._write_back.done():
+            return
+        begin, self._written_back = self._written_back, self._written
+        length = self._written - begin
+        self._write_back = self._loop.run_in_executor(
+            self._pool, _start_write_back, self._fd, begin, length
+        )
+
+    async def _end_write_back(self) -> None:
+        future, self._write_back = self._write_back, None
+        if future is not None:
+            with suppress(OSError):  # the sync that follows meets the same trouble and tells it
+                await uninterrupted(_result_of(future))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        def run() -> T:
+            with translated_errors("writing an upload"):
+                return work()
+
+        # A cancelled request lets go of the file only when the thread has: see uninterrupted.
+        return await uninterrupted(_result_of(self._loop.run_in_executor(self._pool, run)))
+
+
+async def _result_of(future: asyncio.Future[T]) -> T:
+    return await future
+
+
+def _read_boot_id() -> str:
+    """Return what changes with every boot of the machine, "" where the system does not tell."""
+    try:
+        return _BOOT_ID.read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def _start_write_back(fd: int, begin: int, length: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    sync_file_range = getattr(libc, "sync_file_range", None)
+    if sync_file_range is None:
+        os.fdatasync(fd)
+        return
+    offset, size = ctypes.c_int64(begin), ctypes.c_int64(length)
+    if sync_file_range(fd, offset, size, ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)) != 0:
+        log.debug("upload.write_back_refused", errno=ctypes.get_errno())

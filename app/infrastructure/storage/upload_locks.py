@@ -1,0 +1,320 @@
+"""One writer per upload: flock on its data file, and datagrams that ask a holder to let go.
+
+Every process listens on a socket of its own under ``run/``. A newcomer tells all the sockets it finds
+there which upload it wants; the process that holds it tells its request to stop. The lock itself is
+the kernel's, so it never survives its process. Nothing blocks: attempts are LOCK_NB, and who waits is
+woken by a release in its own process, else looks again every 50 ms.
+"""
+
+import asyncio
+import fcntl
+import os
+import secrets
+import socket
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+import structlog
+
+from app.domain.errors import StorageFailed, UploadLocked
+from app.domain.ids import is_id
+from app.domain.layout import RUN, upload_path
+from app.infrastructure.storage.local import translated_errors
+from app.infrastructure.storage.paths import DataFolder
+
+log = structlog.get_logger(__name__)
+
+POLL_SECONDS = 0.05
+_SOCKET_PREFIX = "locks-"
+_SOCKET_SUFFIX = ".sock"
+_ID_BYTES = 32
+_FD_FOLDER = Path("/proc/self/fd")
+
+
+class FlockUploadLocks:
+    """The locks of one process (see ``ports.UploadLocks`` and ``ports.WriterLocks``).
+
+    Works without ``start`` too (a command beside a running service): it can ask others to let go,
+    and only cannot be asked itself.
+    """
+
+    def __init__(self, folder: DataFolder) -> None:
+        self._folder = folder
+        self._name = f"{_SOCKET_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{_SOCKET_SUFFIX}"
+        self._socket: socket.socket | None = None
+        self._holders: dict[str, list[FlockHold]] = {}
+        self._waiting: dict[str, list[FlockHold]] = {}
+
+    async def start(self) -> None:
+        """Begin to listen, and clear away the sockets of processes that are gone."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        listener.settimeout(0)
+        with translated_errors("listening for other processes"), _run_folder(self._folder) as run:
+            listener.bind(f"{run}/{self._name}")
+        self._socket = listener
+        asyncio.get_running_loop().add_reader(listener.fileno(), self._on_datagram)
+        self._tell_others(b"")
+
+    async def close(self) -> None:
+        """Stop listening. Holds that are still there end with their requests."""
+        if self._socket is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._socket.fileno())
+        self._socket.close()
+        self._socket = None
+        (self._folder.root / RUN / self._name).unlink(missing_ok=True)
+
+    def hold(self, upload_id: str, *, wait_seconds: float) -> "FlockHold":
+        """Stop a writer and hold the upload; with ``wait_seconds`` 0 a writer is left in peace."""
+        return FlockHold(self, upload_id, wait_seconds, writes=False)
+
+    def hold_for_writing(self, upload_id: str, *, wait_seconds: float) -> "FlockHold":
+        return FlockHold(self, upload_id, wait_seconds, writes=True)
+
+    def is_held(self, upload_id: str) -> bool:
+        if self._holders.get(upload_id):
+            return True
+        with translated_errors("looking at a lock"):
+            try:
+                fd = os.open(self.path(upload_id), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                return False
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(fd)
+        return False
+
+    # --- for the holds ---------------------------------------------------------------------------
+
+    def path(self, upload_id: str) -> Path:
+        if not is_id(upload_id):
+            raise StorageFailed("A lock is named by an upload's id.")
+        return self._folder.root / upload_path(upload_id)
+
+    def ask(self, hold: "FlockHold") -> None:
+        """Tell whoever writes or waits to write that ``hold`` is newer."""
+        self._ask_ours(hold.upload_id, waiting=False)
+        self._tell_others(hold.upload_id.encode("ascii"))
+
+    def enter(self, hold: "FlockHold") -> None:
+        self._holders.setdefault(hold.upload_id, []).append(hold)
+
+    def leave(self, hold: "FlockHold") -> None:
+        """Forget a hold, and wake the newest that waits for its upload."""
+        _remove(self._holders, hold)
+        for waiting in self._waiting.get(hold.upload_id, ()):
+            waiting.wake()
+
+    def wait(self, hold: "FlockHold") -> None:
+        self._waiting.setdefault(hold.upload_id, []).append(hold)
+
+    def stop_waiting(self, hold: "FlockHold") -> None:
+        _remove(self._waiting, hold)
+
+    def is_newest(self, hold: "FlockHold") -> bool:
+        return self._waiting[hold.upload_id][-1] is hold
+
+    def _ask_ours(self, upload_id: str, *, waiting: bool) -> None:
+        for hold in self._holders.get(upload_id, ()):
+            hold.ask_to_stop()
+        if waiting:
+            for hold in self._waiting.get(upload_id, ()):
+                hold.ask_to_stop()
+
+    def _on_datagram(self) -> None:
+        if self._socket is None:
+            return
+        with suppress(OSError):
+            while True:
+                message = self._socket.recv(_ID_BYTES + 1)
+                upload_id = message.decode("ascii", "replace")
+                if is_id(upload_id):
+                    # Another process has a newer request: those that wait here come after it, and
+                    # write nothing should they get the lock first.
+                    self._ask_ours(upload_id, waiting=True)
+
+    def _tell_others(self, message: bytes) -> None:
+        """Send ``message`` to every other process; what nobody listens to any more is removed."""
+        # A folder or socket that cannot be used leaves the polling, which needs neither.
+        with (
+            suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender,
+            _run_folder(self._folder) as run,
+        ):
+            sender.settimeout(0)
+            for entry in (self._folder.root / RUN).iterdir():
+                is_socket = entry.name.startswith(_SOCKET_PREFIX) and entry.suffix == _SOCKET_SUFFIX
+                if not is_socket or entry.name == self._name:
+                    continue
+                try:
+                    sender.sendto(message, f"{run}/{entry.name}")
+                except ConnectionRefusedError:
+                    entry.unlink(missing_ok=True)
+                except OSError as error:
+                    log.debug("lock.message_lost", socket=entry.name, error=str(error))
+
+
+class FlockHold:
+    """One wish to hold an upload, and the hold itself while inside ``async with``."""
+
+    def __init__(
+        self, locks: FlockUploadLocks, upload_id: str, wait_seconds: float, *, writes: bool
+    ) -> None:
+        self.upload_id = upload_id
+        self._locks = locks
+        self._wait_seconds = wait_seconds
+        self._writes = writes
+        self._fd = -1
+        self._created = False
+        self._asked = False
+        self._woken = asyncio.Event()
+        self._wait_limit: asyncio.Timeout | None = None
+
+    @property
+    def is_asked_to_stop(self) -> bool:
+        return self._asked
+
+    def keep_file(self) -> None:
+        self._created = False
+
+    @asynccontextmanager
+    async def interruptible(self, seconds: float) -> AsyncIterator[None]:
+        if self._asked:
+            raise TimeoutError
+        async with asyncio.timeout(seconds) as limit:
+            self._wait_limit = limit
+            try:
+                yield
+            finally:
+                self._wait_limit = None
+
+    def ask_to_stop(self) -> None:
+        """Make the holder's present and next interruptible wait end; deletions do not listen."""
+        if not self._writes:
+            return
+        self._asked = True
+        if self._wait_limit is not None and not self._wait_limit.expired():
+            self._wait_limit.reschedule(asyncio.get_running_loop().time())
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    async def __aenter__(self) -> Self:
+        if not self._try():
+            if self._wait_seconds <= 0:
+                raise UploadLocked("Another request writes this upload.")
+            await self._wait()
+        self._locks.enter(self)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        try:
+            self._release()
+        finally:
+            self._locks.leave(self)
+
+    async def _wait(self) -> None:
+        self._locks.ask(self)
+        self._locks.wait(self)
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                while True:
+                    self._woken.clear()
+                    # Of those that wait here, the newest goes first; the others get their turn.
+                    if self._locks.is_newest(self) and self._try():
+                        return
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(POLL_SECONDS):
+                            await self._woken.wait()
+        except TimeoutError as error:
+            raise UploadLocked(
+                "Another request writes this upload and did not let go in time.",
+                retry_after_seconds=1,
+            ) from error
+        finally:
+            self._locks.stop_waiting(self)
+
+    def _try(self) -> bool:
+        """Take the lock if it is free. Creates the file when there is none to lock."""
+        path = self._locks.path(self.upload_id)
+        with translated_errors("locking an upload"):
+            while True:
+                fd, created = _open(path)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(fd)
+                    return False
+                except BaseException:
+                    os.close(fd)
+                    raise
+                if _is_still(fd, path):
+                    self._fd, self._created = fd, created
+                    return True
+                os.close(fd)  # deleted or replaced between open and flock: look again
+
+    def _release(self) -> None:
+        fd, self._fd = self._fd, -1
+        try:
+            found = os.fstat(fd)
+            # A file made only to be locked would be one without a reason: no bytes, no file.
+            if self._created and found.st_size == 0 and found.st_nlink == 1:
+                self._locks.path(self.upload_id).unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("lock.cleanup_failed", upload_id=self.upload_id, error=str(error))
+        finally:
+            os.close(fd)
+
+
+def _open(path: Path) -> tuple[int, bool]:
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        try:
+            return os.open(path, flags), False
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600), True
+
+
+def _is_still(fd: int, path: Path) -> bool:
+    ours = os.fstat(fd)
+    try:
+        there = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(there.st_mode) and (there.st_dev, there.st_ino) == (
+        ours.st_dev,
+        ours.st_ino,
+    )
+
+
+def _remove(holds: dict[str, list[FlockHold]], hold: FlockHold) -> None:
+    left = [other for other in holds.get(hold.upload_id, ()) if other is not hold]
+    if left:
+        holds[hold.upload_id] = left
+    else:
+        holds.pop(hold.upload_id, None)
+
+
+class _run_folder:  # noqa: N801  reads as a function
+    """The folder of the sockets by a short name: a socket's address has room for 107 bytes only."""
+
+    def __init__(self, folder: DataFolder) -> None:
+        self._path = folder.root / RUN
+        self._fd = -1
+
+    def __enter__(self) -> str:
+        if not _FD_FOLDER.is_dir():
+            return str(self._path)
+        self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return f"{_FD_FOLDER}/{self._fd}"
+
+    def __exit__(self, *exc: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)

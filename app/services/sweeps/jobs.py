@@ -1,0 +1,136 @@
+"""Sweeps over jobs: ``job_timeouts``, ``undispatched_jobs`` and ``expired_jobs``."""
+
+from datetime import datetime, timedelta
+from typing import ClassVar, Protocol
+
+from app.domain.jobs import Job, JobPolicy, JobStatus
+from app.domain.sweeps import SweepName, Victim
+from app.domain.tombstones import Reason
+from app.services.burial import bury_job
+from app.services.disposal import Disposal
+from app.services.ports import Database, Transaction
+from app.services.sweeps.base import SweepRun
+
+
+class Rescues(Protocol):
+    """What is done for one job, as ``app.services.job_rescue.JobRescue`` has it."""
+
+    def diagnose(self, job: Job, now: datetime) -> str | None: ...
+
+    async def rescue(self, job: Job, now: datetime) -> object | None: ...
+
+    async def redispatch(self, job: Job, now: datetime) -> bool: ...
+
+
+class JobTimeouts:
+    """``job_timeouts``: running jobs past their deadline or whose worker is silent.
+
+    They are queued again or fail with ``timeout`` or ``worker_lost``.
+    """
+
+    name: ClassVar[SweepName] = SweepName.JOB_TIMEOUTS
+
+    def __init__(self, db: Database, rescue: Rescues) -> None:
+        self._db = db
+        self._rescue = rescue
+
+    async def run(self, run: SweepRun) -> None:
+        running = await self._db.read(lambda tx: tx.jobs.list_processing(run.limit))
+        for job in running:
+            with run.entry("job", job.id):
+                await self._sweep(run, job)
+
+    async def _sweep(self, run: SweepRun, job: Job) -> None:
+        ailment = self._rescue.diagnose(job, run.now)
+        if ailment is None:
+            return
+        if run.claim(Victim("job", job.id, str(ailment))):
+            if await self._rescue.rescue(job, run.now) is None:
+                run.skip("changed")
+            else:
+                run.count_repaired()
+
+
+class UndispatchedJobs:
+    """``undispatched_jobs``: queued jobs of which the engine was not told, or long ago."""
+
+    name: ClassVar[SweepName] = SweepName.UNDISPATCHED_JOBS
+
+    def __init__(self, db: Database, rescue: Rescues, again_after: timedelta) -> None:
+        self._db = db
+        self._rescue = rescue
+        self._again_after = again_after
+
+    async def run(self, run: SweepRun) -> None:
+        cutoff = run.cutoff = run.now - self._again_after
+        found = await self._db.read(lambda tx: tx.jobs.list_undispatched(cutoff, run.limit))
+        for job in found:
+            with run.entry("job", job.id):
+                await self._sweep(run, job)
+
+    async def _sweep(self, run: SweepRun, job: Job) -> None:
+        why = "queued, and the engine was not told"
+        if job.dispatched_at is not None:
+            why = f"queued, last told at {job.dispatched_at.isoformat(timespec='seconds')}"
+        if run.claim(Victim("job", job.id, why)):
+            if await self._rescue.redispatch(job, run.now):
+                run.count_repaired()
+            else:
+                run.skip("changed")
+
+
+class ExpiredJobs:
+    """``expired_jobs``: ended jobs past their retention, and queued ones that nobody ever ran.
+
+    Rows and outputs go, tombstones stay. A job whose outputs another job still reads is left alone.
+    """
+
+    name: ClassVar[SweepName] = SweepName.EXPIRED_JOBS
+
+    def __init__(self, db: Database, disposal: Disposal, policy: JobPolicy) -> None:
+        self._db = db
+        self._disposal = disposal
+        self._policy = policy
+
+    async def run(self, run: SweepRun) -> None:
+        run.cutoff = run.now
+        queued_before = run.now - self._policy.queued_ttl
+        found = await self._db.read(
+            lambda tx: tx.jobs.list_expired(run.now, queued_before, run.limit)
+        )
+        for job in found:
+            with run.entry("job", job.id):
+                await self._sweep(run, job)
+
+    async def _sweep(self, run: SweepRun, job: Job) -> None:
+        outputs = await self._db.read(lambda tx: tx.outputs.list_by_job(job.id))
+        why = f"{job.status.value}, retention is over"
+        victim = Victim("job", job.id, why, sum(output.size_bytes for output in outputs))
+        if not run.claim(victim):
+            return
+        paths = await self._db.write(lambda tx: self._bury(tx, job.id, run))
+        if paths is None:
+            run.skip("in_use")
+            return
+        run.count_removed(await self._disposal.settle_each(paths))
+
+    def _bury(self, tx: Transaction, job_id: str, run: SweepRun) -> list[str] | None:
+        job = tx.jobs.find(job_id)
+        reason = self._reason(job, run.now) if job else None
+        if job is None or reason is None:
+            return None
+        output_ids = [output.id for output in tx.outputs.list_by_job(job_id)]
+        if output_ids and tx.jobs.list_active_reading(output_ids=output_ids):
+            return None
+        return bury_job(tx, job, reason=reason, sweep=run.name, now=run.now)
+
+    def _reason(self, job: Job, now: datetime) -> Reason | None:
+        """Why the job goes, None when it stays."""
+        if job.status is JobStatus.QUEUED:
+            is_old = job.created_at < now - self._policy.queued_ttl
+            return Reason.RETENTION_QUEUED if is_old else None
+        if job.status.is_active or job.expires_at is None or job.expires_at >= now:
+            return None
+        if job.status is JobStatus.COMPLETED:
+            return Reason.RETENTION_COMPLETED
+        return Reason.RETENTION_FAILED

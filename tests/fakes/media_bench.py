@@ -1,0 +1,91 @@
+"""The real media stack on a folder of its own, for tests: locate, sandbox, probe, run."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.domain.media import MediaInfo, MediaLimits
+from app.infrastructure.media.ffmpeg_locator import FFmpeg, locate_ffmpeg
+from app.infrastructure.media.probe import ProbeChild
+from app.infrastructure.media.process_runner import Isolation, ProcessRunner
+from app.infrastructure.media.sandbox import detect_sandbox
+from app.infrastructure.media.step_runner import FFmpegStepRunner
+from app.operations.base import ClipInput, FFmpegStep, Plan
+from app.operations.trim import Trim, TrimParams
+
+LIMITS = MediaLimits(max_seconds=1800, max_pixels=16_777_216, max_streams=16)
+INPUT = "0123456789abcdef0123456789abcdef"
+
+
+@dataclass
+class MediaBench:
+    """Everything that a worker has, without rows. ``folder`` stands for a job's scratch folder."""
+
+    folder: Path
+    ffmpeg: FFmpeg
+    runner: ProcessRunner
+    probe: ProbeChild
+    steps: FFmpegStepRunner
+    reported: list[float] = field(default_factory=list)
+
+    async def plan(self, clip: Path, params: TrimParams) -> Plan:
+        """Link the clip into the folder as a worker does, probe it and plan."""
+        link = self.folder / INPUT
+        link.unlink(missing_ok=True)
+        link.hardlink_to(clip)
+        media = await self.probe.probe(link)
+        return Trim().plan(params, [ClipInput(INPUT, media, clip.name)])
+
+    async def run(self, step: FFmpegStep) -> Path:
+        await self.steps.run(step, self.folder, self.reported.append)
+        return self.folder / step.output
+
+    async def trim(
+        self, clip: Path, start: float | str | None, end: float | str | None
+    ) -> tuple[Path, Plan]:
+        plan = await self.plan(clip, TrimParams(start=start, end=end))
+        return await self.run(plan.steps[0]), plan
+
+    async def look(self, path: Path) -> MediaInfo:
+        return await self.probe.probe(path)
+
+
+@asynccontextmanager
+async def open_bench(
+    folder: Path,
+    *,
+    ffmpeg: FFmpeg | None = None,
+    isolation: Isolation | None = None,
+    limits: MediaLimits = LIMITS,
+    stall_seconds: float = 20.0,
+) -> AsyncIterator[MediaBench]:
+    """Open the stack and close it in the end, with every child dead."""
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    ffmpeg = ffmpeg or locate_ffmpeg(None)
+    runner = ProcessRunner(isolation or detect_sandbox())
+    probe = ProbeChild(runner, limits)
+    steps = FFmpegStepRunner(ffmpeg, runner, probe, stall_seconds=stall_seconds, threads=1)
+    try:
+        yield MediaBench(folder, ffmpeg, runner, probe, steps)
+    finally:
+        await runner.close()
+
+
+def scripted_ffmpeg(path: Path, body: str) -> Path:
+    """Write a script that passes for an FFmpeg when asked what it can, and runs ``body`` for work.
+
+    ``"$FFMPEG"`` in ``body`` is the real one.
+    """
+    real = locate_ffmpeg(None).path
+    path.write_text(
+        "#!/bin/sh\n"
+        f"FFMPEG='{real}'\n"
+        'case "$*" in\n'
+        '  *-version|*-encoders|*-filters) exec "$FFMPEG" "$@";;\n'
+        "esac\n"
+        f"{body}\n"
+    )
+    path.chmod(0o755)
+    return path

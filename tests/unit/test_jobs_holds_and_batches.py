@@ -1,0 +1,63 @@
+"""When inputs stop being held, and what a batch's jobs say of the batch."""
+
+from datetime import timedelta
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.batches import BatchStatus, derive_status
+from app.domain.holds import HoldPolicy, held_until
+from app.domain.jobs import JobStatus
+from tests.fakes.clock import NOON
+
+POLICY = HoldPolicy(keep_inputs=timedelta(hours=1), failed_ttl=timedelta(hours=3))
+QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
+
+
+@pytest.mark.parametrize(
+    ("status", "from_then", "hours"),
+    [
+        (COMPLETED, True, 0),
+        (COMPLETED, False, 1),
+        (FAILED, True, 3),
+        (FAILED, False, 3),
+        (CANCELLED, True, 3),
+        (CANCELLED, False, 3),
+    ],
+)
+def test_inputs_are_held_by_how_the_job_ended(
+    status: JobStatus, from_then: bool, hours: int
+) -> None:
+    until = held_until(status, NOON, from_then=from_then, policy=POLICY)
+    assert until == NOON + timedelta(hours=hours)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "expected"),
+    [
+        ([], BatchStatus.READY),
+        ([CANCELLED], BatchStatus.READY),
+        ([QUEUED], BatchStatus.PROCESSING),
+        ([COMPLETED, PROCESSING], BatchStatus.PROCESSING),
+        ([COMPLETED, CANCELLED], BatchStatus.COMPLETED),
+        ([FAILED, FAILED], BatchStatus.FAILED),
+        ([FAILED, COMPLETED], BatchStatus.PARTIALLY_FAILED),
+    ],
+)
+def test_a_batch_is_what_its_jobs_are(jobs: list[JobStatus], expected: BatchStatus) -> None:
+    assert derive_status(jobs) is expected
+
+
+@given(st.lists(st.sampled_from(JobStatus)), st.randoms())
+def test_the_order_and_number_of_jobs_do_not_matter(jobs: list[JobStatus], random: Random) -> None:
+    shuffled = [*jobs, *jobs]
+    random.shuffle(shuffled)
+    assert derive_status(shuffled) is derive_status(jobs)
+
+
+@given(st.lists(st.sampled_from(JobStatus)))
+def test_a_batch_is_processing_exactly_while_a_job_is_active(jobs: list[JobStatus]) -> None:
+    is_active = any(job.is_active for job in jobs)
+    assert (derive_status(jobs) is BatchStatus.PROCESSING) == is_active

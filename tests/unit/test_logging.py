@@ -1,0 +1,112 @@
+"""The log: one stream on stderr, ours and the libraries', for people or machines."""
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from app.infrastructure.logging import configure_logging
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    root = logging.getLogger()
+    level = root.level
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    root.handlers = [each for each in root.handlers if each.get_name() != "tidemill"]
+    root.setLevel(level)
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return [json.loads(line) for line in captured.err.splitlines()]
+
+
+def test_events_carry_time_level_logger_facts_and_what_is_bound(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure_logging("json", "info")
+    structlog.contextvars.bind_contextvars(request_id="abc")
+
+    structlog.get_logger("app.somewhere").info("upload.completed", size_bytes=3)
+
+    (line,) = lines(capsys)
+    assert line["event"] == "upload.completed"
+    assert line["size_bytes"] == 3
+    assert line["request_id"] == "abc"
+    assert (line["level"], line["logger"]) == ("info", "app.somewhere")
+    assert str(line["timestamp"]).endswith("Z")
+
+
+def test_lines_of_libraries_come_the_same_way(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json", "info")
+
+    logging.getLogger("some.library").warning("odd %s", "thing", extra={"color_message": "x"})
+
+    (line,) = lines(capsys)
+    assert (line["event"], line["logger"], line["level"]) == (
+        "odd thing",
+        "some.library",
+        "warning",
+    )
+    assert "color_message" not in line
+
+
+def test_chatter_is_left_out_and_its_warnings_are_not(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json", "info")
+    for name in ("apscheduler.executors.default", "alembic.runtime.migration", "uvicorn.error"):
+        logging.getLogger(name).info("Running job")
+        logging.getLogger(name).error("trouble")
+    logging.getLogger("uvicorn.access").info("GET /?token=secret")
+
+    assert [line["event"] for line in lines(capsys)] == ["trouble"] * 3
+    assert not logging.getLogger("uvicorn.access").hasHandlers()
+
+
+def test_lines_below_the_level_are_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json", "warning")
+    structlog.get_logger("app").info("a.told")
+    logging.getLogger("lib").info("told")
+    structlog.get_logger("app").warning("b.told")
+    assert [line["event"] for line in lines(capsys)] == ["b.told"]
+
+
+def test_a_second_configuration_replaces_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("console", "info")
+    configure_logging("json", "info")
+    structlog.get_logger("app").info("a.told")
+    assert len(lines(capsys)) == 1
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_a_traceback_has_no_local_variables(
+    log_format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(log_format, "info")
+
+    def fail() -> None:
+        key = "hunter2"
+        raise RuntimeError(len(key))
+
+    try:
+        fail()
+    except RuntimeError:
+        structlog.get_logger("app").exception("thing.failed")
+
+    written = capsys.readouterr().err
+    assert "RuntimeError: 7" in written
+    assert "hunter2" not in written
+
+
+def test_the_console_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("console", "info")
+    structlog.get_logger("app").info("upload.completed", size_bytes=3)
+    written = capsys.readouterr().err
+    assert "upload.completed" in written
+    assert "size_bytes=3" in written
+    assert "\x1b[" not in written
