@@ -1,0 +1,121 @@
+"""How children are shut in: bubblewrap, else a network of their own, else flags and rlimits alone."""
+
+import shutil
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from app.infrastructure.media.process_runner import (
+    Command,
+    ProcessLimits,
+    guarded,
+    run_briefly,
+)
+
+SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
+LOADER_CACHE = "/etc/ld.so.cache"
+
+
+class SandboxLevel(StrEnum):
+    """From the strongest down."""
+
+    BUBBLEWRAP = "bubblewrap"
+    NO_NETWORK = "no-network"
+    LIMITS = "limits"
+
+
+class SandboxUnavailableError(RuntimeError):
+    """``SANDBOX=require`` on a machine that has neither bubblewrap nor network namespaces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """One level, ready to wrap commands. ``bubblewrap`` is its binary at that level."""
+
+    level: SandboxLevel
+    bubblewrap: Path | None = None
+
+    @property
+    def guard_mode(self) -> str:
+        return self.level.value
+
+    def wrap(self, command: Command) -> tuple[str, ...]:
+        """Return the argument list that runs the command at this level.
+
+        With bubblewrap it sees the system's libraries, ``readable`` and its folder, nothing else.
+        """
+        if self.bubblewrap is None:
+            return command.arguments
+        return (
+            str(self.bubblewrap),
+            "--unshare-all",
+            "--die-with-parent",
+            *_system_mounts(),
+            *("--proc", "/proc", "--dev", "/dev"),
+            *_mounts("--ro-bind", command.readable),
+            *_mounts("--bind" if command.writable else "--ro-bind", (command.folder,)),
+            *("--chdir", str(command.folder)),
+            "--",
+            *command.arguments,
+        )
+
+
+def _mounts(kind: str, paths: tuple[Path, ...]) -> list[str]:
+    return [part for path in paths for part in (kind, str(path), str(path))]
+
+
+def _system_mounts() -> list[str]:
+    mounts: list[str] = []
+    for folder in SYSTEM_FOLDERS:
+        path = Path(folder)
+        if path.is_symlink():
+            mounts += ["--symlink", str(path.readlink()), folder]
+        elif path.is_dir():
+            mounts += ["--ro-bind", folder, folder]
+    return [*mounts, "--ro-bind-try", LOADER_CACHE, LOADER_CACHE]
+
+
+def python_folders() -> tuple[Path, ...]:
+    """Return what a child that is our own interpreter must be able to read."""
+    named = {Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parent}
+    return tuple(sorted(p for p in named if p.is_dir() and not p.is_relative_to("/usr")))
+
+
+def detect_sandbox(mode: Literal["auto", "require", "off"] = "auto") -> Sandbox:
+    """Try the levels once, strongest first, and return the first that works here.
+
+    ``off`` asks for rlimits alone. Raises ``SandboxUnavailableError`` for ``require`` when neither
+    bubblewrap nor a network namespace is to be had.
+    """
+    if mode == "off":
+        return Sandbox(SandboxLevel.LIMITS)
+    for sandbox in _candidates():
+        if works(sandbox):
+            return sandbox
+    if mode == "require":
+        msg = (
+            "TIDEMILL_SANDBOX=require, but neither bubblewrap nor network namespaces work here. "
+            "Install bubblewrap (apt-get install bubblewrap), or allow unprivileged user "
+            "namespaces, or set TIDEMILL_SANDBOX=auto to go on with resource limits alone."
+        )
+        raise SandboxUnavailableError(msg)
+    return Sandbox(SandboxLevel.LIMITS)
+
+
+def _candidates() -> list[Sandbox]:
+    bubblewrap = shutil.which("bwrap")
+    first = [Sandbox(SandboxLevel.BUBBLEWRAP, Path(bubblewrap))] if bubblewrap else []
+    return [*first, Sandbox(SandboxLevel.NO_NETWORK)]
+
+
+def works(sandbox: Sandbox) -> bool:
+    """Whether a harmless command runs at this level on this machine."""
+    command = Command(
+        arguments=("/bin/sh", "-c", "exit 0"),
+        folder=Path("/usr"),
+        writable=False,
+        limits=ProcessLimits(),
+    )
+    return run_briefly(guarded(command, sandbox)).succeeded

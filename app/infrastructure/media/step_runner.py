@@ -1,0 +1,194 @@
+"""Runs the steps of a plan: FFmpeg with progress, signs of life, and a check of what it wrote."""
+
+import asyncio
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from app.domain.errors import AppError, InputDamaged, JobTimedOut, NoSpace, RenderFailed
+from app.domain.media import MediaInfo
+from app.infrastructure.media.ffmpeg_locator import FFmpeg
+from app.infrastructure.media.process_output import activity
+from app.infrastructure.media.process_runner import (
+    Child,
+    Command,
+    Finished,
+    ProcessLimits,
+    ProcessRunner,
+)
+from app.operations.base import FFmpegStep, Step
+from app.operations.ffmpeg import complete
+from app.services.ports import MediaProbe, ProgressCallback
+
+log = structlog.get_logger(__name__)
+
+REPORTING = ("-v", "error", "-nostats", "-progress", "pipe:1", "-stats_period", "0.25")
+MICROSECONDS = 1_000_000
+LOOK_SECONDS = 1.0
+CPU_SECONDS = 4 * 3600
+FILE_SIZE_BYTES = 64 * 1024**3
+
+NO_SPACE = ("No space left on device", "Disk quota exceeded")
+TOO_LARGE = "File too large"
+DAMAGE = re.compile(
+    r"invalid data found|corrupt|error while decoding|error splitting|error during demuxing"
+    r"|error submitting packet to decoder|decoding error|invalid nal|partial file|concealing"
+    r"|moov atom not found|end of file|truncat|missing picture|error number|invalid level prefix",
+    re.IGNORECASE,
+)
+"""What FFmpeg's decoders and demuxers say of broken bytes, as opposed to its encoders."""
+
+
+@dataclass
+class _Progress:
+    """Reads ``-progress`` lines and reports the finished fraction, never backwards."""
+
+    expected_seconds: float
+    report: ProgressCallback
+    fraction: float = -1.0
+    _rest: bytes = field(default=b"")
+
+    def feed(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data[-4096:]).split(b"\n")
+        for line in lines:
+            name, _, value = line.partition(b"=")
+            if name == b"out_time_us":
+                self._take(value.strip())
+
+    def _take(self, value: bytes) -> None:
+        done = int(value) / MICROSECONDS if value.lstrip(b"-").isdigit() else 0.0
+        self.reach(min(max(done / max(self.expected_seconds, 0.001), 0.0), 1.0))
+
+    def reach(self, fraction: float) -> None:
+        """Report a fraction unless it was reached before."""
+        if fraction > self.fraction:
+            self.fraction = fraction
+            self.report(fraction)
+
+
+class FFmpegStepRunner:
+    """Runs one step at a time per call, in the folder it is given.
+
+    ``threads`` is how many each FFmpeg may use; ``stall_seconds`` how long it may show no sign of
+    life: neither progress nor computing, reading or writing by any process of its session.
+    """
+
+    def __init__(
+        self,
+        ffmpeg: FFmpeg,
+        runner: ProcessRunner,
+        probe: MediaProbe,
+        *,
+        stall_seconds: float,
+        threads: int = 1,
+    ) -> None:
+        self._ffmpeg = ffmpeg
+        self._runner = runner
+        self._probe = probe
+        self._stall_seconds = stall_seconds
+        self._threads = threads
+
+    async def run(self, step: Step, folder: Path, on_progress: ProgressCallback) -> None:
+        """Run ``step`` and leave its checked result in ``folder`` under ``step.output``.
+
+        Raises RenderFailed, InputDamaged, NoSpace, JobTimedOut (no sign of life); in each of these
+        cases, and when cancelled, only a ``.part`` file may be left.
+        """
+        part = folder / f"{step.output}.part"
+        progress = _Progress(step.expected.duration_seconds, on_progress)
+        progress.reach(0.0)
+        async with self._runner.start(
+            self._command(step, folder, part), on_stdout=progress.feed
+        ) as child:
+            finished = await self._watch(child, progress)
+        if not finished.succeeded:
+            log.warning("ffmpeg.failed", step=step.name, stderr=finished.stderr)
+            raise _failure(step, finished)
+        await self._check(step, part, finished)
+        await asyncio.to_thread(part.rename, folder / step.output)
+        progress.reach(1.0)
+
+    def _command(self, step: FFmpegStep, folder: Path, part: Path) -> Command:
+        arguments = complete(step.arguments, threads=self._threads, major=self._ffmpeg.major)
+        return Command(
+            arguments=(
+                str(self._ffmpeg.path),
+                *REPORTING,
+                "-y",
+                *arguments,
+                f"file:{part.name}",
+            ),
+            folder=folder.absolute(),
+            readable=(self._ffmpeg.path,),
+            limits=ProcessLimits(cpu_seconds=CPU_SECONDS, file_size_bytes=FILE_SIZE_BYTES),
+        )
+
+    async def _watch(self, child: Child, progress: _Progress) -> Finished:
+        """Wait for the end while there are signs of life."""
+        loop = asyncio.get_running_loop()
+        seen, since = None, loop.time()
+        while True:
+            try:
+                async with asyncio.timeout(min(LOOK_SECONDS, self._stall_seconds / 4)):
+                    return await child.wait()
+            except TimeoutError:
+                sign = (progress.fraction, await asyncio.to_thread(activity, child.pid))
+            if sign != seen:
+                seen, since = sign, loop.time()
+            elif loop.time() - since >= self._stall_seconds:
+                msg = (
+                    "The encoder showed no sign of life for the limit of "
+                    f"{self._stall_seconds:g} s (stall_seconds)."
+                )
+                raise JobTimedOut(msg, extra={"limit": "stall_seconds"})
+
+    async def _check(self, step: FFmpegStep, part: Path, finished: Finished) -> None:
+        """Compare the result with what was expected of it."""
+        damaged = step.source_has_damage_check
+        try:
+            media = await self._probe.probe(part)
+        except FileNotFoundError as error:
+            raise RenderFailed("The encoder wrote nothing.") from error
+        except JobTimedOut:
+            raise
+        except AppError as error:
+            log.warning("ffmpeg.result_unreadable", step=step.name, stderr=finished.stderr)
+            if damaged and DAMAGE.search(finished.stderr):
+                raise InputDamaged(_damage("no picture could be decoded")) from error
+            msg = f"The encoder's result is not a usable video: {error.detail}"
+            raise RenderFailed(msg) from error
+        expected = step.expected
+        off = _end_seconds(media) - expected.duration_seconds
+        if abs(off) > expected.duration_tolerance:
+            got, wanted = f"{_end_seconds(media):.3f} s", f"{expected.duration_seconds:.3f} s"
+            if damaged and off < 0:
+                raise InputDamaged(_damage(f"only {got} of {wanted} could be decoded"))
+            msg = f"The result ends at {got} where {wanted} were expected."
+            raise RenderFailed(msg)
+        if (media.audio is not None) != expected.has_audio:
+            msg = "The result has no sound." if expected.has_audio else "The result has a sound."
+            raise RenderFailed(msg)
+
+
+def _end_seconds(media: MediaInfo) -> float:
+    """Return when the last frame ends on the result's own clock, which begins where the cut does."""
+    numerator, denominator = map(int, media.video.time_base.split("/"))
+    return media.duration_seconds + media.video.start_pts * numerator / denominator
+
+
+def _damage(what: str) -> str:
+    return f"The file is truncated or damaged: {what}."
+
+
+def _failure(step: FFmpegStep, finished: Finished) -> AppError:
+    """Say why FFmpeg failed, from its words: its exit codes differ between versions."""
+    if any(words in finished.stderr for words in NO_SPACE):
+        return NoSpace("The disk is full: the result did not fit.")
+    if TOO_LARGE in finished.stderr:
+        return RenderFailed("The result is larger than a file may be.")
+    last = finished.stderr.rpartition("\n")[2]
+    if step.source_has_damage_check and DAMAGE.search(finished.stderr):
+        return InputDamaged(_damage(last or "it cannot be decoded"))
+    return RenderFailed(f"The encoder failed: {last or 'it did not say why'}.")

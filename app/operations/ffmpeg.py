@@ -1,0 +1,166 @@
+"""Builds argument lists for FFmpeg from typed values; runs nothing.
+
+There is one function for each kind of input, and no other way to pass one. So far there is one
+kind: a foreign clip, whose bytes and headers are not to be trusted.
+"""
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+from app.domain.media import MediaInfo, VideoInfo
+
+DEMUXERS = {
+    "mov": "mov",
+    "matroska": "matroska",
+    "mpegts": "mpegts",
+    "avi": "avi",
+    "ogg": "ogg",
+    "flv": "flv",
+}
+"""Our name of a container -> FFmpeg's demuxer for it."""
+
+CONTAINER_NAMES = ("MP4/MOV", "Matroska", "WebM", "MPEG-TS", "AVI", "Ogg", "FLV")
+"""The same for people."""
+
+PROTOCOLS = "file"
+FORMATS = "mov,matroska,webm,mpegts,avi,ogg,flv"
+VIDEO_CODECS = (
+    "h264",
+    "hevc",
+    "vp8",
+    "vp9",
+    "libvpx-vp9",
+    "av1",
+    "libdav1d",
+    "mpeg4",
+    "mpeg1video",
+    "mpeg2video",
+    "h263",
+    "flv",
+    "theora",
+    "mjpeg",
+    "prores",
+)
+AUDIO_CODECS = (
+    "aac",
+    "mp3",
+    "mp3float",
+    "mp2",
+    "mp2float",
+    "opus",
+    "libopus",
+    "vorbis",
+    "libvorbis",
+    "flac",
+    "ac3",
+    "eac3",
+    "alac",
+    "amrnb",
+    "amrwb",
+    "pcm_u8",
+    "pcm_s16le",
+    "pcm_s16be",
+    "pcm_s24le",
+    "pcm_s24be",
+    "pcm_s32le",
+    "pcm_s32be",
+    "pcm_f32le",
+    "pcm_f32be",
+    "pcm_alaw",
+    "pcm_mulaw",
+)
+CODECS = ",".join((*VIDEO_CODECS, *AUDIO_CODECS))
+
+PROBE_BYTES = 20_000_000
+PROBE_MICROSECONDS = 20_000_000
+CODING_MARGIN = 128
+"""Decoders allocate whole coding blocks: a picture's stored size may be this much larger per side."""
+LEAST_STREAMS = 16
+
+THREADS = "{threads}"
+"""Stands for a number of threads until the step runs; see ``complete``."""
+ENHANCEMENTS = "{enhancements}"
+"""Stands for options that only newer versions know; see ``complete``."""
+_ENHANCEMENT_OPTIONS = ("-export_side_data", "+enhancements")
+_ENHANCEMENTS_SINCE = 8
+
+SEEKABLE = frozenset({"mov", "matroska"})
+"""Containers with an index of keyframes. In the others a seek may land behind one, losing frames."""
+SEEK_MARGIN = Fraction(1)
+"""Seconds: seeks go by decoding order, which runs ahead of presentation by a few frames."""
+
+GLOBAL = ("-nostdin", "-xerror", "-copyts")
+"""Before everything. ``-copyts``: filters cut by the clip's own timestamps, not by shifted ones."""
+
+_NAME = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
+
+
+def foreign_clip(
+    name: str, media: MediaInfo, *, from_seconds: Fraction | None = None
+) -> tuple[str, ...]:
+    """Return the options and the ``-i`` of a foreign clip called ``name`` in the working directory.
+
+    ``from_seconds`` (on the clip's own clock) lets reading begin at a keyframe at or before it.
+    Raises ``ValueError`` for a name that is not a plain id.
+    """
+    if not _NAME.match(name):
+        msg = f"not the name of an input: {name!r}"
+        raise ValueError(msg)
+    video = media.video
+    return (
+        *("-protocol_whitelist", PROTOCOLS),
+        *("-format_whitelist", FORMATS),
+        *("-codec_whitelist", CODECS),
+        *("-max_pixels", str((video.width + CODING_MARGIN) * (video.height + CODING_MARGIN))),
+        *("-max_streams", str(max(LEAST_STREAMS, media.stream_count))),
+        *("-probesize", str(PROBE_BYTES)),
+        *("-analyzeduration", str(PROBE_MICROSECONDS)),
+        *("-threads", THREADS),
+        ENHANCEMENTS,
+        *("-f", DEMUXERS[media.container]),
+        *_seek(media, from_seconds),
+        *("-i", f"file:{name}"),
+    )
+
+
+def _seek(media: MediaInfo, from_seconds: Fraction | None) -> tuple[str, ...]:
+    if from_seconds is None or media.container not in SEEKABLE:
+        return ()
+    target = from_seconds - SEEK_MARGIN
+    if target <= start_seconds(media.video):
+        return ()
+    return ("-noaccurate_seek", "-seek_timestamp", "1", "-ss", seconds(target))
+
+
+def start_seconds(video: VideoInfo) -> Fraction:
+    """Return when the first frame is shown, on the clip's own clock."""
+    return video.start_pts * Fraction(video.time_base)
+
+
+def seconds(value: Fraction) -> str:
+    """Return a time as FFmpeg reads it, to the microsecond."""
+    return f"{float(value):.6f}"
+
+
+OUTPUT = (
+    *("-map", "0:V:0", "-map", "0:a:0?", "-sn", "-dn"),
+    *("-map_metadata", "-1", "-map_chapters", "-1", "-fflags", "+bitexact"),
+)
+"""Of every output: the first picture that is not a cover, the first sound, nothing else."""
+
+
+MP4 = ("-movflags", "+faststart", "-f", "mp4")
+
+
+def complete(arguments: Sequence[str], *, threads: int, major: int) -> list[str]:
+    """Return ``arguments`` with what only the machine knows put in: threads, FFmpeg's version."""
+    done: list[str] = []
+    for argument in arguments:
+        if argument == THREADS:
+            done.append(str(threads))
+        elif argument == ENHANCEMENTS:
+            done.extend(_ENHANCEMENT_OPTIONS if major >= _ENHANCEMENTS_SINCE else ())
+        else:
+            done.append(argument)
+    return done

@@ -1,0 +1,31 @@
+"""The operations there are, by name."""
+
+from collections.abc import Iterable
+
+from app.domain.errors import UnknownOperation
+from app.operations.base import Operation
+from app.operations.trim import Trim
+
+
+class Registry:
+    """Finds operations by name, in the order they were given."""
+
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        self._operations = {operation.name: operation for operation in operations}
+
+    def get(self, name: str) -> Operation:
+        """Return the operation, or raise ``UnknownOperation`` naming those there are."""
+        operation = self._operations.get(name)
+        if operation is None:
+            known = list(self._operations)
+            msg = f"There is no operation of that name; there is: {', '.join(known)}."
+            raise UnknownOperation(msg, extra={"operations": known})
+        return operation
+
+    def all(self) -> tuple[Operation, ...]:
+        return tuple(self._operations.values())
+
+
+def default_registry() -> Registry:
+    """Return every operation of this version."""
+    return Registry([Trim()])
