@@ -1,0 +1,116 @@
+"""How an attempt or a job ends: the row work that every way of ending shares."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from app.domain import layout
+from app.domain.errors import (
+    AppError,
+    ConflictingUpdate,
+    DatabaseBusy,
+    InternalError,
+    RenderFailed,
+    StorageFailed,
+    WorkerLost,
+)
+from app.domain.holds import HoldPolicy, held_until
+from app.domain.jobs import Job, JobError, JobPolicy, JobStatus, finish, requeue
+from app.domain.outputs import OutputStatus
+from app.domain.sweeps import PendingCleanup
+from app.services.ports import Transaction
+
+CURABLE = (
+    RenderFailed,
+    WorkerLost,
+    StorageFailed,
+    DatabaseBusy,
+    ConflictingUpdate,
+    InternalError,
+)
+"""What another attempt may cure. The caller's mistakes, limits and a full disk never are."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRules:
+    """The policies that decide how a job ends and how long its inputs stay."""
+
+    jobs: JobPolicy
+    holds: HoldPolicy
+
+
+def after_failure(job: Job, error: AppError, now: datetime, rules: JobRules) -> Job:
+    """Return what becomes of a processing job whose attempt failed with ``error``.
+
+    A wish to cancel wins; a retry is there for what it can cure, while attempts last.
+    """
+    if job.cancel_requested:
+        return finish(job, JobStatus.CANCELLED, now, rules.jobs)
+    if isinstance(error, CURABLE) and job.attempt < job.max_attempts:
+        return requeue(job, uses_attempt=True)
+    told = JobError(code=error.code, message=error.detail, detail=dict(error.extra) or None)
+    return finish(job, JobStatus.FAILED, now, rules.jobs, error=told)
+
+
+def after_hand_back(job: Job, now: datetime, rules: JobRules) -> Job:
+    """Return a processing job that its worker gives back unharmed: queued, or cancelled if asked."""
+    if job.cancel_requested:
+        return finish(job, JobStatus.CANCELLED, now, rules.jobs)
+    return requeue(job, uses_attempt=False)
+
+
+def settle_inputs(tx: Transaction, ended: Job, now: datetime, rules: JobRules) -> None:
+    """Let go of the inputs of a job that has just ended; does nothing for one that goes on."""
+    if ended.status.is_active:
+        return
+    until = held_until(ended.status, now, from_then=ended.from_then, policy=rules.holds)
+    for item in ended.inputs:
+        if item.upload_id is not None:
+            tx.uploads.set_spent(item.upload_id, until)
+
+
+def release_scratch(tx: Transaction, job: Job, attempt: int, now: datetime) -> list[str]:
+    """Put the scratch of an attempt that is over up for deletion; returns its path.
+
+    A crash before the deletion leaves the row to the sweep ``spent_inputs``.
+    """
+    path = layout.scratch_path(job.id, attempt)
+    tx.cleanup.put(pending(path, owner=job.owner, reason="attempt_over", now=now))
+    return [path]
+
+
+def release_attempt(tx: Transaction, job: Job, attempt: int, now: datetime) -> list[str]:
+    """Put scratch and unpublished outputs of a dead attempt up for deletion; returns the paths.
+
+    The scratch comes first: once it is gone, a worker that lost its fence has nothing left that it
+    could still rename to an output's path.
+    """
+    paths = release_scratch(tx, job, attempt, now)
+    for output in tx.outputs.list_by_job(job.id):
+        if output.status is OutputStatus.PUBLISHING and output.attempt <= attempt:
+            path = layout.output_path(output.id)
+            tx.outputs.delete(output.id)
+            tx.cleanup.put(pending(path, owner=job.owner, reason="never_published", now=now))
+            paths.append(path)
+    return paths
+
+
+def pending(path: str, *, owner: str, reason: str, now: datetime) -> PendingCleanup:
+    """Return the record that ``path`` is to be deleted now."""
+    return PendingCleanup(
+        path=path,
+        kind=path.partition("/")[0],
+        reason=reason,
+        owner=owner,
+        attempts=0,
+        next_attempt_at=now,
+        last_error=None,
+        created_at=now,
+    )
+
+
+def cancel_queued(tx: Transaction, job: Job, now: datetime, rules: JobRules) -> Job:
+    """End a queued job as cancelled. Raises ``ConflictingUpdate`` when it was claimed meanwhile."""
+    ended = finish(replace(job, cancel_requested=True), JobStatus.CANCELLED, now, rules.jobs)
+    tx.jobs.update(ended, expected=JobStatus.QUEUED, attempt=job.attempt)
+    settle_inputs(tx, ended, now, rules)
+    return ended

@@ -1,0 +1,113 @@
+"""What a start does for jobs: nothing of a dead attempt stays, and nobody waits for a dead worker."""
+
+from dataclasses import dataclass
+
+import structlog
+
+from app.domain import layout
+from app.domain.jobs import Job, JobStatus
+from app.domain.outputs import Output
+from app.services.disposal import Disposal
+from app.services.job_endings import pending
+from app.services.job_rescue import JobRescue
+from app.services.ports import Clock, Database, Files, Scratch, Transaction, Workers
+
+log = structlog.get_logger(__name__)
+
+PAGE = 1000
+"""More than any number of workers leaves; what is over is the next start's and the sweeps' work."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryReport:
+    """What one recovery did."""
+
+    jobs_recovered: int
+    outputs_removed: int
+    scratch_removed: int
+    workers_removed: int
+    bytes_freed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """Takes back what dead processes of this host left. Safe beside living ones, and to repeat."""
+
+    db: Database
+    files: Files
+    clock: Clock
+    workers: Workers
+    rescue: JobRescue
+    disposal: Disposal
+
+    async def run(self) -> RecoveryReport:
+        """Re-queue jobs whose worker's lock is free, then remove what their attempts left."""
+        jobs = await self._recover_jobs()
+        outputs, output_bytes = await self._remove_publishing()
+        scratch, scratch_bytes = await self._remove_scratch()
+        report = RecoveryReport(
+            jobs_recovered=jobs,
+            outputs_removed=outputs,
+            scratch_removed=scratch,
+            workers_removed=len(self.workers.remove_stale()),
+            bytes_freed=output_bytes + scratch_bytes,
+        )
+        log.info(
+            "recovery.finished",
+            jobs=report.jobs_recovered,
+            outputs=report.outputs_removed,
+            scratch=report.scratch_removed,
+            workers=report.workers_removed,
+            bytes_freed=report.bytes_freed,
+        )
+        return report
+
+    async def _recover_jobs(self) -> int:
+        recovered = 0
+        for job in await self.db.read(lambda tx: tx.jobs.list_processing(PAGE)):
+            if not self._is_alive(job):
+                recovered += await self.rescue.recover(job, self.clock.now()) is not None
+        return recovered
+
+    async def _remove_publishing(self) -> tuple[int, int]:
+        """Remove outputs that were being published by attempts that are over."""
+
+        def work(tx: Transaction) -> list[str]:
+            paths = []
+            for output in tx.outputs.list_publishing(PAGE):
+                job = tx.jobs.find(output.job_id)
+                if not _is_live(job, output.attempt):
+                    paths.append(self._forget(tx, output))
+            return paths
+
+        paths = await self.db.write(work)
+        return len(paths), await self.disposal.settle(paths)
+
+    def _forget(self, tx: Transaction, output: Output) -> str:
+        path = layout.output_path(output.id)
+        now = self.clock.now()
+        tx.outputs.delete(output.id)
+        tx.cleanup.put(pending(path, owner=output.owner, reason="never_published", now=now))
+        return path
+
+    async def _remove_scratch(self) -> tuple[int, int]:
+        """Remove folders of attempts without a live row.
+
+        The folders are listed first: an attempt is claimed before its folder is made, so that every
+        folder of the list that has no live row now is dead.
+        """
+        found = await self.files.list_scratch()
+
+        def dead(tx: Transaction) -> list[Scratch]:
+            return [s for s in found if not _is_live(tx.jobs.find(s.job_id), s.attempt)]
+
+        paths = [each.path for each in await self.db.read(dead)]
+        return len(paths), await self.disposal.settle(paths)
+
+    def _is_alive(self, job: Job) -> bool:
+        return job.worker is not None and self.workers.is_alive(job.worker)
+
+
+def _is_live(job: Job | None, attempt: int) -> bool:
+    """Whether some worker may be at that attempt; the dead ones' have moved on by now."""
+    return job is not None and job.status is JobStatus.PROCESSING and job.attempt == attempt

@@ -1,0 +1,105 @@
+"""What a run needs before its first step: a folder with its inputs under their ids, and a plan."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from app.domain import layout
+from app.domain.errors import AppError, InputsDeleted, InvalidParams
+from app.domain.jobs import Job, JobInput
+from app.domain.outputs import Output, OutputStatus
+from app.domain.uploads import Upload
+from app.operations.base import ClipInput, Operation, Plan
+from app.operations.registry import Registry
+from app.services.media import MediaService
+from app.services.ports import Database, Files, Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """A folder ready to be worked in, and what to do there."""
+
+    folder: Path
+    plan: Plan
+
+
+class Workshop:
+    """Gets inputs, folder and plan of a job together."""
+
+    def __init__(self, db: Database, files: Files, media: MediaService, registry: Registry) -> None:
+        self._db = db
+        self._files = files
+        self._media = media
+        self._registry = registry
+
+    async def prepare(self, job: Job) -> Workplace:
+        """Return the workplace of the job's present attempt.
+
+        Inputs are hard links, so that a deletion never pulls a file from under the work. Raises
+        InputsDeleted, and whatever probing and planning raise.
+        """
+        operation = self._registry.get(job.operation)
+        sources = await self._db.read(lambda tx: _sources(tx, job.inputs))
+        links = {source.id: _path(source) for source in sources}
+        folder = await self._files.make_scratch(job.id, job.attempt, links)
+        clips = await self.clips(sources)
+        try:
+            params = operation.params_model.model_validate(job.params)
+        except ValidationError as error:
+            # Checked when the job was made; this is a row of an older version of the operation.
+            msg = f"The parameters do not fit {job.operation} any more."
+            raise InvalidParams(msg) from error
+        return Workplace(folder, operation.plan(params, clips))
+
+    async def clips(self, sources: Sequence[Upload | Output]) -> list[ClipInput]:
+        """Probe what has not been probed yet, one by one."""
+        return [
+            ClipInput(
+                name=source.id,
+                media=await (
+                    self._media.media_of(source)
+                    if isinstance(source, Upload)
+                    else self._media.media_of_output(source)
+                ),
+                filename=source.filename,
+            )
+            for source in sources
+        ]
+
+    async def try_plan(
+        self, operation: Operation, params: object, sources: Sequence[Upload | Output]
+    ) -> Plan:
+        """Plan without doing, so that impossible work is refused at once."""
+        return operation.plan(params, await self.clips(sources))
+
+
+def _sources(tx: Transaction, inputs: Sequence[JobInput]) -> list[Upload | Output]:
+    found: list[Upload | Output] = []
+    missing: list[str] = []
+    for item in inputs:
+        source = _source(tx, item)
+        if source is None:
+            missing.append(item.upload_id or item.output_id or "")
+        else:
+            found.append(source)
+    if missing:
+        error: AppError = InputsDeleted(
+            f"{len(missing)} of {len(inputs)} inputs are gone.", extra={"inputs": missing}
+        )
+        raise error
+    return found
+
+
+def _source(tx: Transaction, item: JobInput) -> Upload | Output | None:
+    if item.upload_id is not None:
+        return tx.uploads.find(item.upload_id)
+    output = tx.outputs.find(item.output_id or "")
+    return output if output is not None and output.status is OutputStatus.AVAILABLE else None
+
+
+def _path(source: Upload | Output) -> str:
+    if isinstance(source, Upload):
+        return layout.upload_path(source.id)
+    return layout.output_path(source.id)
