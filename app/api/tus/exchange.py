@@ -1,0 +1,58 @@
+"""What one request on /files knows, handed to the router's hooks and storage."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import structlog
+
+from app.domain.errors import UploadLocked
+from app.domain.uploads import Upload
+from app.services.completion import Completion
+from app.services.upload_states import NewUpload
+from app.services.upload_writing import Writing
+from app.services.uploads import UploadService
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request inside the router. ``new`` is set while creating, ``held`` while writing."""
+
+    uploads: UploadService
+    owner: str
+    upload_id: str
+    new: NewUpload | None = None
+    upload: Upload | None = None
+    held: Writing | None = None
+    completion: Completion | None = None
+
+    @property
+    def row(self) -> Upload | None:
+        return self.held.upload if self.held else self.upload
+
+    @property
+    def offset(self) -> int:
+        if self.held:
+            return self.held.offset
+        return self.uploads.offset_of(self.upload) if self.upload else 0
+
+    async def complete(self) -> None:
+        """Complete the upload whose bytes are whole. Never fails: a client that holds a whole upload
+        could do nothing about it, and the sweep unclaimed_uploads does it again.
+        """
+        try:
+            if self.held is not None:
+                self.completion = await self.held.complete()
+            else:
+                self.completion = await self.uploads.completion.complete(self.upload_id)
+        except UploadLocked:
+            log.info("upload.completion_deferred", upload_id=self.upload_id)
+        except Exception:
+            log.exception("upload.completion_failed", upload_id=self.upload_id)
+        if self.completion is None:
+            self.completion = Completion(self.upload_id, None, ())
+
+
+current: ContextVar[Exchange] = ContextVar("tus_exchange")
+"""Set around the router only. Its storage is told an id and nothing else."""

@@ -1,0 +1,232 @@
+"""What the tus methods do, once version, credentials and id have been checked."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from app.api.access import TUS_PREFIX, AccessPolicy
+from app.api.file_response import FileResponse, StoredFile
+from app.api.tus.connection import RequestBody
+from app.api.tus.exchange import Exchange
+from app.api.tus.headers import (
+    VERSION,
+    body_size,
+    completion_headers,
+    declared_length,
+    expires,
+    refuse_not_built,
+    require_offset_type,
+    required_number,
+    whole_number,
+)
+from app.api.tus.metadata import parse_metadata
+from app.api.tus.router import TusRouter
+from app.domain.errors import AppError, BodyTooLong, StorageFailed
+from app.domain.ids import new_id
+from app.services.upload_states import NewUpload
+from app.services.upload_writing import (
+    BodyInterrupted,
+    Interruption,
+    writing,
+)
+from app.services.uploads import UploadService
+
+
+@dataclass(frozen=True, slots=True)
+class TusOptions:
+    """How /files is served. Sizes in bytes; ``public_url`` None: Location is a path."""
+
+    max_upload_bytes: int
+    metadata_max_bytes: int
+    access: AccessPolicy
+    public_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TusRequest:
+    """A request that may come in."""
+
+    uploads: UploadService
+    owner: str
+    headers: Headers
+    body: RequestBody
+    root_path: str
+
+
+Handler = Callable[[TusRequest, str], Awaitable[ASGIApp]]
+
+
+class TusHandlers:
+    """The handlers of an upload's methods, and of creation and OPTIONS."""
+
+    def __init__(self, options: TusOptions) -> None:
+        self._options = options
+        self._router = TusRouter(options.max_upload_bytes)
+        self._of: dict[str, Handler] = {
+            "HEAD": self.head,
+            "GET": self.get,
+            "PATCH": self.patch,
+            "DELETE": self.delete,
+        }
+
+    def of(self, method: str) -> Handler:
+        """Return the handler of an upload's method."""
+        return self._of[method]
+
+    @property
+    def capabilities(self) -> dict[str, str]:
+        """What OPTIONS tells, from what is here: each method brings its extensions."""
+        extensions = ["creation", "creation-with-upload", "creation-defer-length", "expiration"]
+        extensions += ["termination"] if "DELETE" in self._of else []
+        return {
+            "Tus-Version": VERSION,
+            "Tus-Max-Size": str(self._options.max_upload_bytes),
+            "Tus-Extension": ",".join(extensions),
+        }
+
+    def options(self, methods: tuple[str, ...]) -> Response:
+        """Answer without credentials and whatever version is asked for."""
+        return Response(status_code=204, headers={**self.capabilities, "Allow": ", ".join(methods)})
+
+    # --- creation --------------------------------------------------------------------------------
+
+    async def create(self, request: TusRequest) -> Response:
+        """Create an upload, with its first bytes if they came along."""
+        headers, uploads = request.headers, request.uploads
+        refuse_not_built(headers)
+        length = declared_length(headers)
+        raw = ",".join(headers.getlist("upload-metadata"))
+        metadata = parse_metadata(raw, self._options.metadata_max_bytes)
+        size = body_size(headers)
+        if size != 0:
+            require_offset_type(headers)
+        uploads.check_length(length)
+        await self._refuse_too_long(request, length, size)
+        new = NewUpload(request.owner, length, metadata)
+        exchange = Exchange(uploads, request.owner, new_id(), new=new)
+        await self._router.create(exchange, length)
+        answer = {"Location": self._location(request, exchange.upload_id)}
+        if size != 0:
+            await self._store_first(exchange, request.body)
+            answer["Upload-Offset"] = str(exchange.offset)
+        return Response(status_code=201, headers={**answer, **_state_headers(exchange)})
+
+    async def _refuse_too_long(
+        self, request: TusRequest, length: int | None, size: int | None
+    ) -> None:
+        limit = self._options.max_upload_bytes if length is None else length
+        is_too_long = size is not None and size > limit
+        if size is None and length == 0:
+            # Complete as soon as it exists, so its body is looked at before.
+            is_too_long = not await self._is_empty(request)
+        if is_too_long:
+            msg = f"The body goes past the upload's {limit} bytes; nothing was created."
+            raise BodyTooLong(msg, extra={"length": length})
+
+    async def _is_empty(self, request: TusRequest) -> bool:
+        seconds = request.uploads.policy.read_timeout_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                while (piece := await request.body.read()) is not None:
+                    if piece:
+                        return False
+        except TimeoutError as error:
+            raise BodyInterrupted(Interruption.STALLED) from error
+        return True
+
+    async def _store_first(self, exchange: Exchange, body: RequestBody) -> None:
+        """Store the body of a creation. When it is refused, so is the creation: the client has no
+        address at which to go on.
+        """
+        if exchange.upload is None:
+            raise StorageFailed
+        if exchange.completion is not None:
+            return
+        async with writing(exchange.uploads, exchange.upload) as held:
+            try:
+                await held.store(body.read)
+            except AppError as error:
+                error.extra.pop("offset", None)
+                await exchange.uploads.remove_held(exchange.owner, exchange.upload_id)
+                raise
+            exchange.held = held
+            await self._router.note_patch(exchange)
+
+    def _location(self, request: TusRequest, upload_id: str) -> str:
+        """Return a path, which clients resolve: no forwarded header can poison it."""
+        root, public = request.root_path.rstrip("/"), self._options.public_url
+        if public is not None:
+            base = public.rstrip("/")
+            root = base if urlsplit(base).path else f"{base}{root}"
+        return f"{root}{TUS_PREFIX}/{upload_id}"
+
+    # --- an upload -------------------------------------------------------------------------------
+
+    async def patch(self, request: TusRequest, upload_id: str) -> Response:
+        """Store a body behind what is there; the response that finishes an upload says so."""
+        headers, uploads = request.headers, request.uploads
+        upload = await uploads.find_for_tus(request.owner, upload_id)
+        refuse_not_built(headers)
+        require_offset_type(headers)
+        offset = required_number(headers, "Upload-Offset")
+        declared = whole_number(headers, "Upload-Length")
+        size = body_size(headers)
+        exchange = Exchange(uploads, request.owner, upload_id)
+        async with writing(uploads, upload) as held:
+            held.require_offset(offset)
+            await held.prepare(declared, size)
+            if size != 0 or not held.is_whole:
+                await held.store(request.body.read)
+            exchange.held = held
+            await self._router.note_patch(exchange)
+        answer = {"Upload-Offset": str(exchange.offset), "Cache-Control": "no-store"}
+        return Response(status_code=204, headers={**answer, **_state_headers(exchange)})
+
+    async def delete(self, request: TusRequest, upload_id: str) -> Response:
+        """Terminate: the writer stops, the bytes go, the address is forgotten."""
+        async with request.uploads.terminating(request.owner, upload_id) as upload:
+            exchange = Exchange(request.uploads, request.owner, upload_id, upload=upload)
+            await self._router.terminate(exchange)
+        return Response(status_code=204)
+
+    async def head(self, request: TusRequest, upload_id: str) -> Response:
+        """Say how much is there. Never waits for a writer."""
+        state = await request.uploads.head(request.owner, upload_id)
+        headers = {"Upload-Offset": str(state.offset), "Cache-Control": "no-store"}
+        if state.length is None:
+            headers["Upload-Defer-Length"] = "1"
+        else:
+            headers["Upload-Length"] = str(state.length)
+        if state.metadata:
+            headers["Upload-Metadata"] = state.metadata
+        if state.expires_at is not None:
+            headers["Upload-Expires"] = expires(state.expires_at)
+        if state.completion is not None:
+            headers |= completion_headers(state.completion)
+        return Response(status_code=200, headers=headers)
+
+    async def get(self, request: TusRequest, upload_id: str) -> ASGIApp:
+        """Hand out a complete upload as an attachment."""
+        found = await request.uploads.open_download(request.owner, upload_id)
+        upload = found.upload
+        file = StoredFile(
+            path=found.path,
+            filename=upload.filename,
+            media_type=upload.media_type,
+            modified_at=found.modified_at,
+            sha256=upload.sha256,
+            etag_seed=upload.id,
+        )
+        return FileResponse(file, missing=StorageFailed("The upload's file is not there."))
+
+
+def _state_headers(exchange: Exchange) -> dict[str, str]:
+    if exchange.completion is not None:
+        return completion_headers(exchange.completion)
+    row = exchange.row
+    return {"Upload-Expires": expires(row.expires_at)} if row else {}

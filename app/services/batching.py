@@ -1,0 +1,129 @@
+"""Making a batch of a session: row work in the caller's transaction."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import NamedTuple, Protocol
+
+from app.domain.batches import Batch
+from app.domain.errors import UnknownOperation
+from app.domain.ids import new_id
+from app.domain.jobs import InputRole, Job, JobInput, JobPolicy, NewJob, queue
+from app.domain.sessions import Session, SessionStatus, Then
+from app.domain.tombstones import Reason
+from app.domain.uploads import Upload, UploadStatus
+from app.operations.base import Operation
+from app.services.burial import bury_upload
+from app.services.ports import Transaction
+
+
+class OperationLookup(Protocol):
+    """The part of the registry that says what an operation takes."""
+
+    def get(self, name: str) -> Operation:
+        """Raises UnknownOperation."""
+        ...
+
+
+class BatchMade(NamedTuple):
+    """A batch, the jobs of its session's ``then``, and what was superseded.
+
+    After the commit the caller settles ``paths`` (``Disposal.settle``) once the writers of
+    ``superseded`` have let go, and tells the engine of ``jobs``. A crash before that leaves cleanup
+    rows, which the sweep ``spent_inputs`` settles, and queued rows, which the engine finds.
+    """
+
+    batch: Batch
+    jobs: tuple[Job, ...]
+    paths: tuple[str, ...]
+    superseded: tuple[str, ...]
+
+
+def make_batch(
+    tx: Transaction,
+    session: Session,
+    *,
+    now: datetime,
+    batch_ttl: timedelta,
+    job_policy: JobPolicy,
+    operations: OperationLookup,
+) -> BatchMade:
+    """Make ``session`` a batch of its completed uploads; a repeat returns the batch there is.
+
+    Unfinished uploads end as superseded. The jobs of ``then`` are made here too, whatever the
+    length of the queue: one per file for an operation that takes a single clip, else one for all.
+    """
+    if session.batch_id is not None:
+        existing = tx.batches.find(session.batch_id)
+        if existing is not None:
+            jobs = tuple(job for job in tx.jobs.list_by_batch(existing.id) if job.from_then)
+            return BatchMade(existing, jobs, (), ())
+    batch = Batch(
+        id=new_id(),
+        owner=session.owner,
+        session_id=session.id,
+        created_at=now,
+        expires_at=now + batch_ttl,
+    )
+    tx.batches.insert(batch)
+    tx.sessions.update(
+        replace(session, status=SessionStatus.BATCHED, batch_id=batch.id, active_at=now),
+        expected=SessionStatus.OPEN,
+    )
+    superseded, paths = _sort_out(tx, session, batch, now)
+    made = _jobs_of(tx, session.then, batch, operations)
+    jobs = tuple(queue(new, new_id(), session.owner, now, job_policy) for new in made)
+    for job in jobs:
+        tx.jobs.insert(job)
+    return BatchMade(batch, jobs, tuple(paths), tuple(superseded))
+
+
+def _sort_out(
+    tx: Transaction, session: Session, batch: Batch, now: datetime
+) -> tuple[list[str], list[str]]:
+    """Put the completed uploads into the batch, end the others; return their ids and paths."""
+    superseded: list[str] = []
+    paths: list[str] = []
+    for upload in tx.uploads.list_by_session(session.id):
+        if upload.status is UploadStatus.COMPLETED:
+            tx.uploads.update(replace(upload, batch_id=batch.id), expected=UploadStatus.COMPLETED)
+        else:
+            superseded.append(upload.id)
+            paths += bury_upload(tx, upload, reason=Reason.SUPERSEDED, sweep=None, now=now)
+    return superseded, paths
+
+
+def _jobs_of(
+    tx: Transaction, then: Then | None, batch: Batch, operations: OperationLookup
+) -> list[NewJob]:
+    if then is None:
+        return []
+    files = tx.uploads.list_by_batch(batch.id)
+    role, takes_one = _shape_of(then.operation, operations)
+    groups: list[Sequence[Upload]] = [[file] for file in files] if takes_one else [files]
+    return [
+        NewJob(
+            operation=then.operation,
+            params=then.params,
+            inputs=tuple(
+                JobInput(role=role, upload_id=upload.id, order=place)
+                for place, upload in enumerate(group)
+            ),
+            batch_id=batch.id,
+            timeout_seconds=then.timeout_seconds,
+            from_then=True,
+        )
+        for group in groups
+        if group
+    ]
+
+
+def _shape_of(operation: str, operations: OperationLookup) -> tuple[InputRole, bool]:
+    """Return the role of an operation's files, and whether it takes just one."""
+    try:
+        rules = operations.get(operation).inputs
+    except UnknownOperation:
+        # Gone since the session was opened: each file's job fails and says so.
+        return InputRole.CLIP, True
+    role = rules[0].role if rules else InputRole.CLIP
+    return role, sum(rule.maximum for rule in rules) <= 1

@@ -1,0 +1,200 @@
+"""Completing uploads: once each, in one transaction with the batch their session becomes."""
+
+from dataclasses import dataclass, replace
+
+import structlog
+
+from app.domain.errors import UploadGone, UploadIncomplete, UploadLocked, UploadNotFound
+from app.domain.jobs import JobPolicy
+from app.domain.sessions import SessionPolicy
+from app.domain.tombstones import ThingKind
+from app.domain.uploads import FsyncMode, Upload, UploadStatus, complete, trusted_offset
+from app.services.absence import as_gone
+from app.services.batching import BatchMade, OperationLookup, make_batch
+from app.services.disposal import Disposal
+from app.services.ports import (
+    Clock,
+    Database,
+    JobQueue,
+    Metrics,
+    Transaction,
+    UploadBytes,
+    WriterLocks,
+)
+
+log = structlog.get_logger(__name__)
+
+_SUPERSEDED_WAIT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a finished upload became. No batch while its session is not full."""
+
+    upload_id: str
+    batch_id: str | None
+    job_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    completion: Completion
+    upload: Upload
+    made: BatchMade | None
+    is_new: bool
+    receiving: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionService:
+    """The one place where an upload becomes completed; whoever asks again gets the same answer."""
+
+    db: Database
+    clock: Clock
+    locks: WriterLocks
+    store: UploadBytes
+    disposal: Disposal
+    queue: JobQueue
+    metrics: Metrics
+    operations: OperationLookup
+    sessions: SessionPolicy
+    jobs: JobPolicy
+
+    async def complete(
+        self, upload_id: str, *, held: bool = False, synced: bool = False
+    ) -> Completion:
+        """Complete the upload if its bytes are whole, and return what it became.
+
+        ``held``: the caller holds its lock; else a present writer raises UploadLocked at once.
+        ``synced``: its bytes are durable already. Raises UploadNotFound, UploadGone,
+        UploadIncomplete, NoSpace, StorageFailed, DatabaseBusy. A repeat is harmless.
+        """
+        upload = await self.db.read(lambda tx: _find(tx, upload_id))
+        if upload.status is UploadStatus.COMPLETED:
+            return await self.find(upload)
+        if held:
+            return await self._complete(upload, synced=synced)
+        async with self.locks.hold_for_writing(upload_id, wait_seconds=0) as hold:
+            if upload.length == 0:
+                hold.keep_file()
+            return await self._complete(upload, synced=False)
+
+    async def find(self, upload: Upload) -> Completion:
+        """Return what a completed upload became."""
+        return await self.db.read(lambda tx: completion_of(tx, upload))
+
+    async def _complete(self, upload: Upload, *, synced: bool) -> Completion:
+        self._check_whole(upload)
+        if upload.length == 0 or not (synced or self.store.fsync is FsyncMode.OFF):
+            # A file of no bytes has to be made; the others must be durable before a row says so.
+            writer = await self.store.open(upload.id, upload.length or 0)
+            try:
+                if self.store.fsync is not FsyncMode.OFF:
+                    await writer.sync()
+            finally:
+                await writer.close()
+        outcome = await self.db.write(lambda tx: self._record(tx, upload.id))
+        await self._follow_up(outcome)
+        return outcome.completion
+
+    def _check_whole(self, upload: Upload) -> None:
+        size = self.store.size(upload.id)
+        offset = trusted_offset(upload, size, self.store.boot_id, self.store.fsync)
+        if upload.length is None or not offset == size == upload.length:
+            raise UploadIncomplete(
+                "Not all bytes of the upload are there.",
+                extra={"offset": offset, "length": upload.length},
+            )
+
+    def _record(self, tx: Transaction, upload_id: str) -> _Outcome:
+        now = self.clock.now()
+        upload = _find(tx, upload_id)
+        if upload.status is UploadStatus.COMPLETED:
+            return _Outcome(completion_of(tx, upload), upload, None, is_new=False, receiving=-1)
+        done = replace(
+            complete(upload, now),
+            synced_offset=upload.length or 0,
+            boot_id=self.store.boot_id,
+        )
+        tx.uploads.update(done, expected=UploadStatus.RECEIVING)
+        made = self._make_batch(tx, done)
+        completion = Completion(
+            upload_id,
+            made.batch.id if made else None,
+            tuple(job.id for job in made.jobs) if made else (),
+        )
+        receiving = tx.uploads.totals().get(UploadStatus.RECEIVING, (0, 0))[0]
+        return _Outcome(completion, done, made, is_new=True, receiving=receiving)
+
+    def _make_batch(self, tx: Transaction, upload: Upload) -> BatchMade | None:
+        session = tx.sessions.find(upload.session_id)
+        if session is None:
+            return None
+        uploads = tx.uploads.list_by_session(session.id)
+        completed = sum(other.status is UploadStatus.COMPLETED for other in uploads)
+        if not session.is_full(completed):
+            return None
+        return make_batch(
+            tx,
+            session,
+            now=self.clock.now(),
+            batch_ttl=self.sessions.batch_ttl,
+            job_policy=self.jobs,
+            operations=self.operations,
+        )
+
+    async def _follow_up(self, outcome: _Outcome) -> None:
+        """Tell the log, the metrics and the engine; none of it can undo the completion."""
+        if not outcome.is_new:
+            return
+        completion, made = outcome.completion, outcome.made
+        self.metrics.count("upload_finished_total", outcome="completed")
+        self.metrics.set("uploads_open", outcome.receiving)
+        log.info(
+            "upload.completed",
+            upload_id=completion.upload_id,
+            session_id=outcome.upload.session_id,
+            batch_id=completion.batch_id,
+            job_ids=list(completion.job_ids),
+            length=outcome.upload.length,
+        )
+        if made is None:
+            return
+        log.info("batch.created", batch_id=made.batch.id, session_id=made.batch.session_id)
+        for job in made.jobs:
+            await self.queue.enqueue(job.id, job.attempt)
+        for upload_id, path in zip(made.superseded, made.paths, strict=True):
+            self.metrics.count("upload_finished_total", outcome="superseded")
+            await self._end_superseded(upload_id, path)
+
+    async def _end_superseded(self, upload_id: str, path: str) -> None:
+        try:
+            async with self.locks.hold(upload_id, wait_seconds=_SUPERSEDED_WAIT_SECONDS):
+                await self.disposal.settle([path])
+        except UploadLocked:
+            # Its cleanup row is there: the sweep spent_inputs deletes the bytes later.
+            log.info("upload.superseded_busy", upload_id=upload_id)
+
+
+def completion_of(tx: Transaction, upload: Upload) -> Completion:
+    """Return what a completed upload became, with the jobs its session's ``then`` made."""
+    if upload.batch_id is None:
+        return Completion(upload.id, None, ())
+    return Completion(upload.id, upload.batch_id, then_jobs_of(tx, upload.batch_id))
+
+
+def then_jobs_of(tx: Transaction, batch_id: str) -> tuple[str, ...]:
+    """Return the ids of the jobs that ``then`` made of a batch, those that are gone included."""
+    living = [job.id for job in tx.jobs.list_by_batch(batch_id) if job.from_then]
+    gone = [tombstone.id for tombstone in tx.tombstones.list_by_parent(ThingKind.JOB, batch_id)]
+    return (*living, *gone)
+
+
+def _find(tx: Transaction, upload_id: str) -> Upload:
+    upload = tx.uploads.find(upload_id)
+    if upload is not None:
+        return upload
+    tombstone = tx.tombstones.find(ThingKind.UPLOAD, upload_id)
+    if tombstone is None:
+        raise UploadNotFound("There is no such upload.")
+    raise as_gone(tombstone, UploadGone)

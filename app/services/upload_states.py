@@ -1,0 +1,112 @@
+"""What services tell of uploads, and what there is to tell of those that are gone."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from app.domain.errors import AppError, UploadGone, UploadInBatch, UploadNotFound
+from app.domain.tombstones import BY_RETENTION, Reason, ThingKind, Tombstone
+from app.domain.uploads import Upload, UploadMetadata, UploadStatus
+from app.services.absence import absent, as_gone
+from app.services.completion import Completion, then_jobs_of
+from app.services.ports import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class NewUpload:
+    """What a creation asks for. ``length`` in bytes, None while deferred."""
+
+    owner: str
+    length: int | None
+    metadata: UploadMetadata
+
+
+@dataclass(frozen=True, slots=True)
+class UploadView:
+    """An upload as ``GET /api/v1/uploads/{id}`` tells it. ``offset`` and ``length`` in bytes;
+    ``expires_at`` is the batch's once there is one, and None between completion and batch.
+    """
+
+    id: str
+    session_id: str
+    batch_id: str | None
+    status: UploadStatus
+    offset: int
+    length: int | None
+    filename: str
+    media_type: str
+    metadata: dict[str, str]
+    sha256: str | None
+    created_at: datetime
+    completed_at: datetime | None
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class TusState:
+    """What HEAD tells. ``metadata`` is the header as it came, None once retention took the upload;
+    ``completion`` is None while it is unfinished, ``expires_at`` after that.
+    """
+
+    offset: int
+    length: int | None
+    metadata: str | None
+    expires_at: datetime | None
+    completion: Completion | None
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A complete upload whose bytes are kept."""
+
+    upload: Upload
+    path: Path
+    modified_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FoundUpload:
+    """The owner's row, or what is kept of it, with the jobs that its batch began with."""
+
+    upload: Upload | None
+    tombstone: Tombstone | None
+    job_ids: tuple[str, ...] = ()
+
+
+def find_upload(tx: Transaction, owner: str, upload_id: str) -> FoundUpload:
+    """Return what there is of an upload; another owner's is as if it never was."""
+    upload = tx.uploads.find(upload_id)
+    if upload is not None:
+        mine = upload if upload.owner == owner else None
+        batch_id = mine.batch_id if mine else None
+        return FoundUpload(mine, None, then_jobs_of(tx, batch_id) if batch_id else ())
+    tombstone = tx.tombstones.find(ThingKind.UPLOAD, upload_id)
+    if tombstone is None or tombstone.owner != owner:
+        return FoundUpload(None, None)
+    batch_id = tombstone.parent_id if tombstone.reason in BY_RETENTION else None
+    return FoundUpload(None, tombstone, then_jobs_of(tx, batch_id) if batch_id else ())
+
+
+def find_view(tx: Transaction, owner: str, upload_id: str) -> tuple[Upload, datetime | None]:
+    """Return the row and when its batch expires. Raises UploadNotFound, UploadGone."""
+    upload = tx.uploads.find(upload_id)
+    if upload is None or upload.owner != owner:
+        errors = (UploadNotFound, UploadGone)
+        raise absent(tx, ThingKind.UPLOAD, upload_id, owner, errors)
+    batch = tx.batches.find(upload.batch_id) if upload.batch_id else None
+    return upload, batch.expires_at if batch else None
+
+
+def gone_for_tus(tombstone: Tombstone | None) -> AppError:
+    """Say 404 of what never was or the client asked to forget, 410 of the rest."""
+    if tombstone is None or tombstone.reason is Reason.TERMINATED:
+        return UploadNotFound("There is no such upload.")
+    return as_gone(tombstone, UploadGone)
+
+
+def refuse_in_batch(upload: Upload) -> None:
+    """Raise UploadInBatch for an upload that can no longer be terminated."""
+    if upload.batch_id is not None:
+        extra: dict[str, Any] = {"batch_id": upload.batch_id}
+        raise UploadInBatch("The upload belongs to a batch; delete the batch instead.", extra=extra)

@@ -1,0 +1,265 @@
+"""One request that writes an upload: the lock, the declared length, the body, the row's news."""
+
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from enum import Enum
+from typing import Protocol
+
+import structlog
+
+from app.domain.errors import (
+    AppError,
+    BodyTooLong,
+    ConflictingUpdate,
+    InvalidHeader,
+    NoSpace,
+    OffsetMismatch,
+    StorageFailed,
+    UploadLocked,
+)
+from app.domain.uploads import FsyncMode, Upload, UploadStatus, slide_expiry
+from app.services.completion import Completion
+from app.services.ports import Transaction, UploadWriter, WriterHold
+from app.services.uploads import UploadService
+
+log = structlog.get_logger(__name__)
+
+TOUCH_EVERY = timedelta(minutes=1)
+SYNC_AFTER_BYTES = 256 * 1024 * 1024
+"""An unfinished upload with more unsynced bytes is synced at the end of a PATCH with
+FSYNC=complete too: write-back has begun long ago, and a crash of the machine costs less."""
+
+
+class ReadBody(Protocol):
+    def __call__(self) -> Awaitable[bytes | None]:
+        """Return the next bytes of a body, None at its end. Raises BodyInterrupted."""
+        ...
+
+
+class Interruption(Enum):
+    CLIENT_GONE = "client_gone"
+    STALLED = "stalled"
+
+
+class BodyInterrupted(Exception):  # noqa: N818  named for what happened to the body
+    """The body will not come to its end, and nobody waits for an answer; what came was kept."""
+
+    def __init__(self, why: Interruption) -> None:
+        self.why = why
+        super().__init__(why.value)
+
+
+@asynccontextmanager
+async def writing(service: UploadService, upload: Upload) -> AsyncIterator["Writing"]:
+    """Hold ``upload`` for one request that writes; a present writer is asked to stop.
+
+    Raises UploadLocked when it does not in time, UploadNotFound or UploadGone when it ended.
+    """
+    wait = service.policy.lock_wait_seconds
+    async with service.locks.hold_for_writing(upload.id, wait_seconds=wait) as hold:
+        # Only now is it certain what the row says: the one before may have finished or ended it.
+        current = await service.find_for_tus(upload.owner, upload.id)
+        is_old = current.boot_id != service.store.boot_id
+        if is_old and current.status is UploadStatus.RECEIVING:
+            current = await service.adopt(current)
+        yield Writing(service, current, hold)
+
+
+class Writing:
+    """An upload held for writing. ``upload`` and ``offset`` are what is true now."""
+
+    def __init__(self, service: UploadService, upload: Upload, hold: WriterHold) -> None:
+        self._service = service
+        self._hold = hold
+        self.upload = upload
+        self.offset = service.offset_of(upload)
+        self._synced = upload.synced_offset
+
+    @property
+    def is_whole(self) -> bool:
+        return self.offset == self.upload.length
+
+    def require_offset(self, offset: int) -> None:
+        """Raise OffsetMismatch unless exactly ``offset`` bytes are there."""
+        if offset != self.offset:
+            msg = f"Upload-Offset is {offset}, but {self.offset} bytes are there."
+            raise OffsetMismatch(
+                msg,
+                extra={"offset": self.offset},
+            )
+
+    async def prepare(self, declared: int | None, body_bytes: int | None) -> None:
+        """Check a request's ``declared`` length and its body's size where they are told.
+
+        The length of a deferred upload is stored, so that it stands before the first byte. Raises
+        InvalidHeader (changed, or below the offset), UploadTooLarge, BodyTooLong, NoSpace; nothing
+        is written then.
+        """
+        length = self.upload.length
+        if declared is not None:
+            self._check_declared(declared)
+        limit = self._limit if declared is None else declared
+        if body_bytes is not None and self.offset + body_bytes > limit:
+            raise self._too_long(limit)
+        if declared is not None and length is None:
+            await self._declare(declared)
+
+    def _check_declared(self, declared: int) -> None:
+        length = self.upload.length
+        if length is not None and length != declared:
+            msg = f"Upload-Length was declared as {length} and cannot change."
+            raise InvalidHeader(msg, extra={"length": length})
+        if declared < self.offset:
+            msg = f"Upload-Length is below the offset {self.offset}."
+            raise InvalidHeader(msg, extra={"offset": self.offset})
+        self._service.check_length(declared)
+
+    async def _declare(self, length: int) -> None:
+        service, declared = self._service, replace(self.upload, length=length)
+        free, missing = service.files.free_bytes(), length - self.offset
+
+        def declare(tx: Transaction) -> None:
+            service.require_space(tx, missing, free)
+            tx.uploads.update(declared, expected=UploadStatus.RECEIVING)
+
+        await service.db.write(declare)
+        self.upload = declared
+
+    async def store(self, read: ReadBody) -> None:
+        """Put the body behind what is there. Memory is bounded, and what arrived is kept.
+
+        Raises BodyInterrupted; UploadLocked when a newer request took over; BodyTooLong after
+        cutting back to where this began; NoSpace and StorageFailed with the true offset.
+        """
+        if self.upload.status is UploadStatus.COMPLETED:
+            await self._refuse_bytes(read)
+            return
+        start = self.offset
+        writer = await self._service.store.open(self.upload.id, start)
+        try:
+            await self._store(read, writer, start)
+        except BodyTooLong:
+            await writer.cut_back(start)
+            raise
+        except (NoSpace, StorageFailed) as error:
+            error.extra["offset"] = writer.written
+            log.warning("upload.write_failed", upload_id=self.upload.id, code=error.code)
+            raise
+        finally:
+            await writer.close()
+            self.offset = writer.written
+            self._service.metrics.count("upload_bytes_received_total", max(0, self.offset - start))
+
+    async def complete(self) -> Completion:
+        """Complete the upload, whose bytes are whole. A repeat returns what it became."""
+        if self.upload.length == 0:
+            self._hold.keep_file()
+        synced = self._synced == self.upload.length
+        return await self._service.completion.complete(self.upload.id, held=True, synced=synced)
+
+    # --- the body --------------------------------------------------------------------------------
+
+    async def _store(self, read: ReadBody, writer: UploadWriter, start: int) -> None:
+        try:
+            await self._receive(read, writer)
+        except (BodyInterrupted, UploadLocked):
+            await writer.settle()
+            await self._touch(writer.written)
+            raise
+        await writer.settle()
+        await self._sync_at_end(writer, start)
+        if writer.written != self.upload.length:
+            await self._touch(writer.written)
+
+    async def _receive(self, read: ReadBody, writer: UploadWriter) -> None:
+        limit, clock = self._limit, self._service.clock
+        seconds = self._service.policy.read_timeout_seconds
+        touch_at = clock.monotonic() + TOUCH_EVERY.total_seconds()
+        while (chunk := await self._next(read, seconds)) is not None:
+            if writer.position + len(chunk) > limit:
+                raise self._too_long(self._limit)
+            await writer.write(chunk)
+            if clock.monotonic() >= touch_at:
+                await self._touch_while_running(writer)
+                touch_at = clock.monotonic() + TOUCH_EVERY.total_seconds()
+
+    async def _next(self, read: ReadBody, seconds: float) -> bytes | None:
+        try:
+            async with self._hold.interruptible(seconds):
+                return await read()
+        except TimeoutError:
+            if self._hold.is_asked_to_stop:
+                log.info("upload.preempted", upload_id=self.upload.id)
+                raise UploadLocked("A newer request took over this upload.") from None
+            log.info("upload.stalled", upload_id=self.upload.id, seconds=seconds)
+            raise BodyInterrupted(Interruption.STALLED) from None
+
+    async def _refuse_bytes(self, read: ReadBody) -> None:
+        while (
+            chunk := await self._next(read, self._service.policy.read_timeout_seconds)
+        ) is not None:
+            if chunk:
+                raise self._too_long(self._limit)
+
+    @property
+    def _limit(self) -> int:
+        length = self.upload.length
+        return self._service.policy.max_upload_bytes if length is None else length
+
+    def _too_long(self, limit: int) -> BodyTooLong:
+        return BodyTooLong(
+            f"The body goes past the upload's {limit} bytes; none of it was kept.",
+            extra={"offset": self.offset, "length": self.upload.length},
+        )
+
+    # --- durability and the row ------------------------------------------------------------------
+
+    async def _sync_at_end(self, writer: UploadWriter, start: int) -> None:
+        mode = self._service.store.fsync
+        is_complete = writer.written == self.upload.length
+        is_much = writer.written - self._synced >= SYNC_AFTER_BYTES
+        if mode is FsyncMode.OFF:
+            return
+        if not (mode is FsyncMode.PATCH or is_complete or is_much):
+            return
+        try:
+            self._synced = await writer.sync()
+        except StorageFailed:
+            # What a failed sync leaves in the file is anybody's guess, so it was not received.
+            await writer.cut_back(start)
+            raise
+
+    async def _touch_while_running(self, writer: UploadWriter) -> None:
+        if self._service.store.fsync is not FsyncMode.OFF:
+            self._synced = await writer.sync()
+        await self._touch(writer.written)
+
+    async def _touch(self, offset: int) -> None:
+        """Tell the row of activity. Not told is not lost: the bytes are what counts."""
+        service, synced = self._service, self._synced
+        now = service.clock.now()
+        expires_at = slide_expiry(self.upload, now, service.policy)
+        self.upload = replace(
+            self.upload,
+            active_at=now,
+            expires_at=expires_at,
+            recorded_offset=offset,
+            synced_offset=synced,
+        )
+        try:
+            await service.db.write(
+                lambda tx: tx.uploads.touch(
+                    self.upload.id,
+                    active_at=now,
+                    expires_at=expires_at,
+                    recorded_offset=offset,
+                    synced_offset=synced,
+                )
+            )
+        except ConflictingUpdate:
+            # Ended meanwhile (superseded): the router finds no row and says so.
+            log.info("upload.touch_late", upload_id=self.upload.id)
+        except AppError as error:
+            log.warning("upload.touch_failed", upload_id=self.upload.id, code=error.code)
