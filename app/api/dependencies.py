@@ -1,0 +1,64 @@
+"""What route handlers may ask for, as annotated aliases over the one container."""
+
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from app.api.access import AccessPolicy
+from app.domain.access import OWNER
+from app.domain.errors import NotReady
+from app.services.batches import BatchService
+from app.services.container import Container
+from app.services.jobs import JobService
+from app.services.outputs import OutputService
+from app.services.sessions import SessionService
+from app.services.uploads import UploadService
+
+
+def get_container(request: Request) -> Container:
+    """Return what the lifespan opened. Raises NotReady before and after it."""
+    container = getattr(request.app.state, "container", None)
+    if container is None:
+        raise NotReady("The service is starting or stopping.")
+    return cast("Container", container)
+
+
+def get_owner(request: Request) -> str:
+    """Return whose request this is, as the access check found."""
+    return cast("str", request.scope.get("state", {}).get("owner", OWNER))
+
+
+def get_access(request: Request) -> AccessPolicy:
+    return cast("AccessPolicy", request.app.state.access)
+
+
+ContainerDep = Annotated[Container, Depends(get_container)]
+Owner = Annotated[str, Depends(get_owner)]
+Access = Annotated[AccessPolicy, Depends(get_access)]
+
+
+def _sessions(container: ContainerDep) -> SessionService:
+    return container.sessions
+
+
+def _uploads(container: ContainerDep) -> UploadService:
+    return container.uploads
+
+
+def _batches(container: ContainerDep) -> BatchService:
+    return container.batches
+
+
+def _jobs(container: ContainerDep) -> JobService:
+    return container.jobs
+
+
+def _outputs(container: ContainerDep) -> OutputService:
+    return container.outputs
+
+
+Sessions = Annotated[SessionService, Depends(_sessions)]
+Uploads = Annotated[UploadService, Depends(_uploads)]
+Batches = Annotated[BatchService, Depends(_batches)]
+Jobs = Annotated[JobService, Depends(_jobs)]
+Outputs = Annotated[OutputService, Depends(_outputs)]

@@ -1,0 +1,155 @@
+"""The route class of the JSON API: bodies are bounded and JSON, unknown query names are refused."""
+
+import json
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import Request, Response, params
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
+from app.domain.errors import (
+    InvalidRequest,
+    MalformedRequest,
+    NotSupported,
+    RequestTooLarge,
+    UnsupportedMediaType,
+)
+
+JSON_MAX_BYTES = 256 * 1024
+"""Far more than the largest meaningful body: a thousand inputs and their parameters."""
+
+
+class JsonRoute(APIRoute):
+    """Checks what FastAPI leaves open before a handler, and before FastAPI, sees the request.
+
+    Never ignored: an unknown query parameter (``?dryrun=true`` must not delete), an
+    ``Idempotency-Key`` while nothing honours it, a body that is not JSON.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+        handle = super().get_route_handler()
+        names = {
+            field.alias
+            for field in get_flat_params(self.dependant)
+            if isinstance(field.field_info, params.Query)
+        }
+        takes_body = self.body_field is not None
+
+        async def checked(request: Request) -> Response:
+            _refuse_unknown_query(request, names)
+            if request.method == "POST" and "idempotency-key" in request.headers:
+                raise NotSupported("Idempotency-Key is not supported yet; send it without.")
+            if takes_body:
+                body = await _read_json(request)
+                request = Request(request.scope, _replay(body, request))
+            return await handle(request)
+
+        return checked
+
+
+def _refuse_unknown_query(request: Request, names: set[str]) -> None:
+    unknown = sorted(set(request.query_params) - names)
+    if not unknown:
+        return
+    allowed = sorted(names)
+    entries = [
+        {
+            "in": "query",
+            "loc": name[:100],
+            "message": "There is no such parameter.",
+            "allowed": allowed,
+        }
+        for name in unknown[:20]
+    ]
+    listed = ", ".join(allowed) or "none"
+    detail = f"{unknown[0][:100]}: there is no such parameter; allowed: {listed}."
+    raise InvalidRequest(detail, extra={"errors": entries})
+
+
+async def _read_json(request: Request) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > JSON_MAX_BYTES:
+        raise _too_large()
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type.startswith("multipart/"):
+        raise UnsupportedMediaType(
+            "Files are uploaded by tus to /files/; this takes JSON (application/json)."
+        )
+    pieces: list[bytes] = []
+    received = 0
+    try:
+        async for piece in request.stream():
+            received += len(piece)
+            if received > JSON_MAX_BYTES:
+                raise _too_large()
+            pieces.append(piece)
+    except ClientDisconnect as error:
+        raise MalformedRequest("The body ended early.") from error
+    body = b"".join(pieces)
+    if body and media_type != "application/json" and not media_type.endswith("+json"):
+        shown = media_type[:100] or "no content type"
+        msg = f"The body must be application/json, not {shown}."
+        raise UnsupportedMediaType(msg)
+    _check_json(body)
+    return body
+
+
+def _check_json(body: bytes) -> None:
+    """Refuse what Python reads as JSON but a database or another client would choke on."""
+    if not body:
+        return
+    try:
+        text = body.decode("utf-8")
+        value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError as error:
+        raise MalformedRequest("The body is nested too deeply.") from error
+    except UnicodeError as error:
+        raise MalformedRequest("The body is not valid UTF-8 text.") from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        msg = f"The body is not valid JSON: {error.msg} ({where})."
+        raise MalformedRequest(msg) from error
+    except ValueError as error:
+        msg = f"The body is not valid JSON: {error}."
+        raise MalformedRequest(msg) from error
+    if "\x00" in text or "\\u0000" in text:
+        raise MalformedRequest("The body holds the character U+0000, which no field may have.")
+
+
+def _no_number(name: str) -> float:
+    msg = f"{name} is no JSON number"
+    raise ValueError(msg)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        msg = f"{digits[:40]} is too large a number"
+        raise ValueError(msg)
+    return number
+
+
+def _too_large() -> RequestTooLarge:
+    return RequestTooLarge(
+        f"A JSON body may have at most {JSON_MAX_BYTES} bytes.",
+        extra={"maximum_bytes": JSON_MAX_BYTES},
+    )
+
+
+def _replay(body: bytes, request: Request) -> Callable[[], Awaitable[Message]]:
+    given = False
+
+    async def receive() -> Message:
+        nonlocal given
+        if given:
+            return await request.receive()
+        given = True
+        message: dict[str, Any] = {"type": "http.request", "body": body, "more_body": False}
+        return message
+
+    return receive

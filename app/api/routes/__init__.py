@@ -1,0 +1,1 @@
+"""Route handlers, one module per noun: parse, call one service, shape the answer."""

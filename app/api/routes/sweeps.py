@@ -1,0 +1,46 @@
+"""/api/v1/sweeps and /api/v1/storage: what was cleaned up, what is there."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from app.api.dependencies import ContainerDep
+from app.api.json_route import JsonRoute
+from app.api.schemas.problems import problems
+from app.api.schemas.storage import StorageOut, storage_out
+from app.api.schemas.sweeps import SweepList, SweepRunOut, report_out, run_out
+from app.domain.errors import NotSupported, StorageFailed, SweepRunning
+from app.domain.sweeps import SweepName, Trigger
+from app.services.sweep_reports import latest_reports
+
+router = APIRouter(route_class=JsonRoute, tags=["sweeps and storage"])
+
+LATEST = 100
+
+
+@router.get("/sweeps", summary="The latest reports", responses=problems())
+async def list_sweeps(container: ContainerDep) -> SweepList:
+    """What the sweeps did lately, newest first."""
+    reports = await latest_reports(container.db, LATEST)
+    return SweepList(items=[report_out(report) for report in reports], next=None)
+
+
+@router.post(
+    "/sweeps/{name}",
+    summary="Run a sweep now",
+    responses=problems(SweepRunning, NotSupported),
+)
+async def run_sweep(
+    name: SweepName,
+    container: ContainerDep,
+    dry_run: Annotated[bool, Query(description="Only say what would go.")] = False,  # noqa: FBT002
+) -> SweepRunOut:
+    """Runs it once and answers with its report. With `dry_run=true` nothing changes."""
+    report, victims = await container.sweeps.run(name, Trigger.MANUAL, dry_run=dry_run)
+    return run_out(report, victims)
+
+
+@router.get("/storage", summary="Bytes by kind", responses=problems(StorageFailed))
+async def get_storage(container: ContainerDep) -> StorageOut:
+    """What lies on the disk and what the rows say of it."""
+    return storage_out(await container.storage.report())

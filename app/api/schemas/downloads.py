@@ -1,0 +1,45 @@
+"""How a download is described in the OpenAPI: its headers, the whole file, a part, nothing new."""
+
+from typing import Any
+
+from app.api.schemas.base import EXAMPLE_SHA256
+
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
+
+
+def _header(description: str, example: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string"}, "example": example}
+
+
+_VALIDATORS = {
+    "ETag": _header("Strong; the SHA-256 of the bytes.", f'"{EXAMPLE_SHA256}"'),
+    "Last-Modified": _header("When the file was made.", "Sat, 21 Nov 2026 22:59:11 GMT"),
+}
+_HEADERS = {
+    **_VALIDATORS,
+    "Accept-Ranges": _header("Parts may be asked for.", "bytes"),
+    "Content-Disposition": _header(
+        "The name to save it under.", 'attachment; filename="clip-trim.mp4"'
+    ),
+    "Repr-Digest": _header(
+        "SHA-256 of the whole file (RFC 9530).",
+        "sha-256=:n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=:",
+    ),
+}
+
+DOWNLOAD: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The whole file.",
+        "content": {"video/mp4": _BYTES},
+        "headers": _HEADERS,
+    },
+    206: {
+        "description": "The one range that was asked for. Several ranges answer 200.",
+        "content": {"video/mp4": _BYTES},
+        "headers": {
+            **_HEADERS,
+            "Content-Range": _header("Which part of how much.", "bytes 0-1023/73400320"),
+        },
+    },
+    304: {"description": "The client has it already.", "headers": _VALIDATORS},
+}
