@@ -1,0 +1,104 @@
+"""What runs FFmpeg and the probe in this process, or says why nothing can."""
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from app.bootstrap.policies import media_limits
+from app.domain.errors import NotReady
+from app.domain.media import MediaInfo
+from app.infrastructure.media.ffmpeg_locator import FFmpeg, FFmpegUnusableError, locate_ffmpeg
+from app.infrastructure.media.probe import ProbeChild
+from app.infrastructure.media.process_runner import ProcessRunner
+from app.infrastructure.media.sandbox import (
+    SandboxLevel,
+    SandboxUnavailableError,
+    detect_sandbox,
+)
+from app.infrastructure.media.step_runner import FFmpegStepRunner
+from app.infrastructure.storage.paths import StartRefused
+from app.operations.base import Step
+from app.services.ports import MediaProbe, ProgressCallback, StepRunner
+from app.services.readiness import Part, PartState
+from app.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+NAME = "ffmpeg"
+
+
+class NoMedia:
+    """Probe and step runner of a process without FFmpeg; its engine claims no jobs."""
+
+    async def probe(self, path: Path) -> MediaInfo:
+        del path
+        raise NotReady("There is no FFmpeg here.")
+
+    async def run(self, step: Step, folder: Path, on_progress: ProgressCallback) -> None:
+        del step, folder, on_progress
+        raise NotReady("There is no FFmpeg here.")
+
+
+@dataclass(frozen=True, slots=True)
+class MediaTools:
+    """``ffmpeg`` is None where there is none, ``trouble`` then says why and what to do."""
+
+    probe: MediaProbe
+    steps: StepRunner
+    level: SandboxLevel
+    ffmpeg: FFmpeg | None = None
+    trouble: str = ""
+
+    async def look(self) -> Part:
+        """Whether FFmpeg is there: found at start, and still executable."""
+        if self.ffmpeg is None:
+            return Part(NAME, PartState.FAILING, self.trouble)
+        if not os.access(self.ffmpeg.path, os.X_OK):
+            return Part(NAME, PartState.FAILING, "the FFmpeg found at start is gone")
+        found = f"{self.ffmpeg.version} ({self.ffmpeg.source}), sandbox {self.level.value}"
+        return Part(NAME, PartState.OK, found)
+
+
+def no_tools() -> MediaTools:
+    """Return the tools of a process that runs no jobs, such as the command: none."""
+    return MediaTools(probe=NoMedia(), steps=NoMedia(), level=SandboxLevel.LIMITS)
+
+
+async def open_tools(settings: Settings, stack: AsyncExitStack) -> MediaTools:
+    """Find the sandbox and FFmpeg; ``stack`` kills and reaps every child when it closes.
+
+    Without a usable FFmpeg the service starts all the same, is not ready, and runs no jobs: uploads
+    can still be finished, and the log says what to do. Raises ``StartRefused`` when
+    ``SANDBOX=require`` cannot be had.
+    """
+    try:
+        sandbox = await asyncio.to_thread(detect_sandbox, settings.media.sandbox)
+    except SandboxUnavailableError as error:
+        raise StartRefused(str(error)) from error
+    runner = ProcessRunner(sandbox)
+    stack.push_async_callback(runner.close)
+    probe = ProbeChild(runner, media_limits(settings))
+    configured = settings.media.ffmpeg_path
+    try:
+        ffmpeg = await asyncio.to_thread(locate_ffmpeg, str(configured) if configured else None)
+    except FFmpegUnusableError as error:
+        log.error("ffmpeg.unusable", reason=str(error))  # noqa: TRY400 - the sentence says it all
+        return MediaTools(probe, NoMedia(), sandbox.level, trouble=str(error))
+    log.info("ffmpeg.found", version=ffmpeg.version, source=ffmpeg.source, sandbox=sandbox.level)
+    steps = FFmpegStepRunner(
+        ffmpeg,
+        runner,
+        probe,
+        stall_seconds=settings.jobs.stall_seconds,
+        threads=_threads(settings.jobs.workers),
+    )
+    return MediaTools(probe, steps, sandbox.level, ffmpeg)
+
+
+def _threads(workers: int) -> int:
+    """How many threads each FFmpeg gets, so that jobs do not fight for cores."""
+    return max(1, len(os.sched_getaffinity(0)) // max(1, workers))

@@ -1,0 +1,225 @@
+"""Wires the services over opened stores. Cheap: nothing in here waits or touches a disk."""
+
+import os
+import socket
+from dataclasses import dataclass
+
+from app.bootstrap.policies import (
+    hold_policy,
+    job_policy,
+    session_policy,
+    sweep_intervals,
+    upload_policy,
+)
+from app.bootstrap.stores import Stores
+from app.domain.layout import RUN
+from app.domain.sessions import SessionPolicy
+from app.domain.uploads import UploadPolicy
+from app.infrastructure.worker.digests import FileDigests
+from app.infrastructure.worker.worker_lock import WorkerLocks
+from app.operations.registry import Registry, default_registry
+from app.services.batches import BatchService
+from app.services.completion import CompletionService
+from app.services.container import Container
+from app.services.disposal import Disposal
+from app.services.job_claims import Claims
+from app.services.job_closing import Closing
+from app.services.job_endings import JobRules
+from app.services.job_publication import Publication
+from app.services.job_rescue import JobRescue
+from app.services.job_run import LeaseKeeper
+from app.services.job_runner import JobRunner
+from app.services.jobs import JobService
+from app.services.media import MediaService
+from app.services.outputs import OutputService
+from app.services.recovery import Recovery
+from app.services.sessions import SessionService
+from app.services.storage_ledger import StorageLedger
+from app.services.sweeps import SweepParts, SweepPolicies, SweepService, make_sweeps
+from app.services.uploads import UploadService
+from app.services.workshop import Workshop
+from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class _Core:
+    """What several services share."""
+
+    stores: Stores
+    uploads: UploadPolicy
+    sessions: SessionPolicy
+    rules: JobRules
+    registry: Registry
+    disposal: Disposal
+    media: MediaService
+    workshop: Workshop
+
+
+def wire(settings: Settings, stores: Stores) -> Container:
+    """Return the container of a process over its stores."""
+    core = _core(settings, stores)
+    completion, jobs = _completion(core), _jobs(core)
+    rescue = JobRescue(stores.db, stores.engine, core.disposal, stores.metrics, core.rules)
+    return Container(
+        db=stores.db,
+        clock=stores.clock,
+        metrics=stores.metrics,
+        files=stores.files,
+        locks=stores.locks,
+        registry=core.registry,
+        disposal=core.disposal,
+        uploads=_uploads(core, completion),
+        completion=completion,
+        sessions=_sessions(core, jobs),
+        batches=_batches(core, jobs),
+        jobs=jobs,
+        media=core.media,
+        outputs=OutputService(
+            db=stores.db, files=stores.files, clock=stores.clock, disposal=core.disposal
+        ),
+        sweeps=_sweeps(core, completion, rescue),
+        storage=StorageLedger(stores.db, stores.files, stores.clock, stores.metrics),
+        recovery=_recovery(core, rescue),
+        runner=_runner(core),
+        engine=stores.engine,
+        readiness=stores.checks,
+        intervals=sweep_intervals(settings),
+    )
+
+
+def _core(settings: Settings, stores: Stores) -> _Core:
+    registry = default_registry()
+    media = MediaService(stores.db, stores.files, stores.tools.probe)
+    return _Core(
+        stores=stores,
+        uploads=upload_policy(settings),
+        sessions=session_policy(settings),
+        rules=JobRules(jobs=job_policy(settings), holds=hold_policy(settings)),
+        registry=registry,
+        disposal=Disposal(stores.db, stores.files, stores.clock, stores.metrics),
+        media=media,
+        workshop=Workshop(stores.db, stores.files, media, registry),
+    )
+
+
+def _completion(core: _Core) -> CompletionService:
+    stores = core.stores
+    return CompletionService(
+        db=stores.db,
+        clock=stores.clock,
+        locks=stores.locks,
+        store=stores.store,
+        disposal=core.disposal,
+        queue=stores.engine,
+        metrics=stores.metrics,
+        operations=core.registry,
+        sessions=core.sessions,
+        jobs=core.rules.jobs,
+    )
+
+
+def _uploads(core: _Core, completion: CompletionService) -> UploadService:
+    stores = core.stores
+    return UploadService(
+        db=stores.db,
+        files=stores.files,
+        store=stores.store,
+        locks=stores.locks,
+        clock=stores.clock,
+        metrics=stores.metrics,
+        disposal=core.disposal,
+        completion=completion,
+        policy=core.uploads,
+    )
+
+
+def _sessions(core: _Core, jobs: JobService) -> SessionService:
+    stores = core.stores
+    return SessionService(
+        db=stores.db,
+        store=stores.store,
+        clock=stores.clock,
+        locks=stores.locks,
+        disposal=core.disposal,
+        operations=jobs,
+        policy=core.sessions,
+        lock_wait_seconds=core.uploads.lock_wait_seconds,
+    )
+
+
+def _batches(core: _Core, jobs: JobService) -> BatchService:
+    stores = core.stores
+    return BatchService(
+        db=stores.db,
+        store=stores.store,
+        clock=stores.clock,
+        disposal=core.disposal,
+        queue=stores.engine,
+        jobs=jobs,
+        policy=core.sessions,
+        job_policy=core.rules.jobs,
+        operations=core.registry,
+    )
+
+
+def _jobs(core: _Core) -> JobService:
+    stores = core.stores
+    return JobService(
+        db=stores.db,
+        clock=stores.clock,
+        queue=stores.engine,
+        registry=core.registry,
+        workshop=core.workshop,
+        disposal=core.disposal,
+        rules=core.rules,
+        batch_ttl=core.sessions.batch_ttl,
+    )
+
+
+def _sweeps(core: _Core, completion: CompletionService, rescue: JobRescue) -> SweepService:
+    stores = core.stores
+    parts = SweepParts(
+        db=stores.db,
+        files=stores.files,
+        metrics=stores.metrics,
+        locks=stores.locks,
+        upload_bytes=stores.store,
+        disposal=core.disposal,
+        completion=completion,
+        rescue=rescue,
+    )
+    policies = SweepPolicies(uploads=core.uploads, sessions=core.sessions, jobs=core.rules.jobs)
+    return SweepService(
+        stores.db,
+        stores.clock,
+        stores.metrics,
+        make_sweeps(parts, policies),
+        leader=f"{socket.gethostname()}:{os.getpid()}:{stores.worker[:8]}",
+    )
+
+
+def _recovery(core: _Core, rescue: JobRescue) -> Recovery:
+    stores = core.stores
+    return Recovery(
+        db=stores.db,
+        files=stores.files,
+        clock=stores.clock,
+        workers=WorkerLocks(stores.place.folder.root / RUN),
+        rescue=rescue,
+        disposal=core.disposal,
+    )
+
+
+def _runner(core: _Core) -> JobRunner:
+    stores = core.stores
+    closing = Closing(
+        stores.db, stores.files, core.disposal, stores.clock, stores.metrics, core.rules
+    )
+    return JobRunner(
+        Claims(stores.worker, stores.db, stores.clock, stores.metrics),
+        LeaseKeeper(stores.db, stores.clock, core.rules.jobs),
+        core.workshop,
+        stores.tools.steps,
+        Publication(stores.db, stores.files, FileDigests(), stores.clock, closing),
+        closing,
+    )

@@ -1,0 +1,112 @@
+"""One stream of log lines on stderr, for people or machines: ours and those of the libraries."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+import structlog
+from structlog.types import EventDict, Processor, WrappedLogger
+
+_HANDLER = "tidemill"
+_QUIET = ("alembic", "apscheduler", "asyncio", "httpx", "tuspyserver", "uvicorn.error")
+"""Libraries whose everyday lines say what our own events say better."""
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def configure_logging(log_format: str, log_level: str) -> None:
+    """Send everything that is logged in this process to stderr. A repeat replaces the first.
+
+    ``log_format`` is console or json, ``log_level`` debug, info, warning or error. Times are UTC.
+    """
+    level = _LEVELS[log_level]
+    shared = _shared_processors()
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=False,
+    )
+    handler = _StderrHandler()
+    handler.set_name(_HANDLER)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), _drop_decoration, *shared],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(log_format),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    for old in [each for each in root.handlers if each.get_name() == _HANDLER]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level)
+    _route_libraries(level)
+
+
+def _shared_processors() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+
+
+def _renderers(log_format: str) -> Sequence[Processor]:
+    if log_format == "json":
+        return (
+            structlog.processors.format_exc_info,
+            structlog.processors.UnicodeDecoder(),
+            structlog.processors.JSONRenderer(),
+        )
+    return (
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            # Never the rich one: it prints local variables, which may be keys or file names.
+            exception_formatter=structlog.dev.plain_traceback,
+        ),
+    )
+
+
+def _drop_decoration(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Remove uvicorn's second, coloured copy of its message."""
+    event.pop("color_message", None)
+    return event
+
+
+def _route_libraries(level: int) -> None:
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.asgi"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    logging.getLogger("uvicorn").setLevel(level)
+    # Our own request.finished has more and leaves queries out; uvicorn asks hasHandlers().
+    access = logging.getLogger("uvicorn.access")
+    access.handlers.clear()
+    access.propagate = False
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what ``sys.stderr`` is at that moment, since it may be replaced meanwhile."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr

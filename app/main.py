@@ -1,0 +1,197 @@
+"""Makes the application (``uvicorn --factory app.main:create_app``): lifespan, API, tus app."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from importlib.metadata import version
+
+import structlog
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.access import AccessPolicy, hash_key, host_of
+from app.api.router import install_api
+from app.api.tus import TusOptions, mount_tus
+from app.bootstrap import Role, StartRefused, open_container
+from app.domain.errors import AppError
+from app.infrastructure.key_file import key_required, read_key
+from app.infrastructure.logging import configure_logging
+from app.infrastructure.scheduler import (
+    CleanupScheduler,
+    start_cleanup_scheduler,
+    stop_cleanup_scheduler,
+)
+from app.services.container import Container
+from app.services.readiness import Part, PartState
+from app.settings import LOOPBACK, Settings
+
+log = structlog.get_logger(__name__)
+
+WATCH_SECONDS = 1.0
+DEAD_LOOKS = 10
+"""So many looks in a row without a beat: one alone is also what a stopped process sees on waking."""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the application; nothing is opened before its lifespan starts.
+
+    Without ``settings`` they come from the environment. Raises ``SettingsError``, and
+    ``StartRefused`` when a key is required and there is none.
+    """
+    settings = settings or Settings.load()
+    configure_logging(settings.service.log_format, settings.service.log_level)
+    if settings.skipped_variables:
+        log.warning("settings.service_links_skipped", variables=settings.skipped_variables)
+    access = access_policy(settings)
+    app = FastAPI(
+        title="Tidemill",
+        version=version("tidemill"),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=partial(_lifespan, settings),
+    )
+    install_api(app, access)
+    mount_tus(
+        app,
+        TusOptions(
+            max_upload_bytes=settings.uploads.max_upload_bytes,
+            metadata_max_bytes=settings.uploads.metadata_max_bytes,
+            access=access,
+            public_url=settings.service.public_url,
+        ),
+    )
+    app.add_middleware(StartGuard)
+    return app
+
+
+def access_policy(settings: Settings) -> AccessPolicy:
+    """Return who may come in. Raises ``StartRefused`` where a key is required and there is none."""
+    service, key_file = settings.service, settings.access.admin_key_file
+    keys: frozenset[bytes] = frozenset()
+    if key_file is not None:
+        keys = frozenset({hash_key(read_key(key_file))})
+    elif not settings.is_open:
+        raise key_required(_why_not_open(settings))
+    public = (
+        host_of(service.public_url.split("://")[1].split("/")[0]) if service.public_url else None
+    )
+    return AccessPolicy(
+        key_hashes=keys,
+        allowed_hosts=frozenset({public} if public else ()),
+        allowed_origins=frozenset(service.cors_origins) - {LOOPBACK},
+        loopback_origins=LOOPBACK in service.cors_origins,
+    )
+
+
+def _why_not_open(settings: Settings) -> str:
+    service = settings.service
+    if service.public_url:
+        return f"TIDEMILL_PUBLIC_URL is {service.public_url}"
+    if service.trusted_proxies:
+        return f"TIDEMILL_TRUSTED_PROXIES is {','.join(service.trusted_proxies)}"
+    return f"TIDEMILL_HOST is {service.host}, which others can reach"
+
+
+@asynccontextmanager
+async def _lifespan(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
+    log.info("service.starting", version=app.version, data_dir=str(settings.data.data_dir))
+    async with AsyncExitStack() as stack:
+        try:
+            container = await stack.enter_async_context(open_container(settings, Role.SERVE))
+        except (StartRefused, AppError) as error:
+            log.error("service.start_refused", reason=str(error))  # noqa: TRY400 - no bug, no trace
+            app.state.refusal = str(error)
+            raise
+        await stack.enter_async_context(_running(app, container))
+        app.state.container = container
+        stack.callback(setattr, app.state, "container", None)  # from here on /readyz says no
+        log.info("service.ready")
+        yield
+        log.info("service.closing")
+
+
+@asynccontextmanager
+async def _running(app: FastAPI, container: Container) -> AsyncIterator[None]:
+    """Run scheduler and engine for the length of the block, and stop them in this order."""
+    scheduler = start_cleanup_scheduler(container.sweeps, container.intervals)
+    container.readiness.add("scheduler", partial(_look_at_scheduler, scheduler, container))
+    work = asyncio.create_task(_work(app, scheduler, container), name="work")
+    work.add_done_callback(partial(_report_end, app))
+    try:
+        yield
+    finally:
+        work.cancel()
+        await asyncio.wait([work])
+        try:
+            await stop_cleanup_scheduler(scheduler)
+        finally:
+            await container.engine.stop()
+
+
+async def _work(app: FastAPI, scheduler: CleanupScheduler, container: Container) -> None:
+    """Take back what dead processes left, then claim jobs, and watch that both loops live."""
+    try:
+        await container.recovery.run()
+    except AppError as error:
+        # The sweeps job_timeouts and spent_inputs do the same later, only not at once.
+        log.error("recovery.failed", code=error.code)  # noqa: TRY400 - expected kinds of trouble
+    container.engine.start(container.runner)
+    silent = 0
+    while silent < DEAD_LOOKS:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WATCH_SECONDS):
+                death = await asyncio.shield(container.engine.failed)
+            _fail(app, "engine", repr(death))
+            return
+        silent = 0 if scheduler.is_alive(container.clock.monotonic()) else silent + 1
+    _fail(app, "scheduler", "its beat has stopped")
+
+
+def _report_end(app: FastAPI, work: "asyncio.Task[None]") -> None:
+    error = None if work.cancelled() else work.exception()
+    if error is not None:
+        _fail(app, "start", repr(error))
+
+
+def _fail(app: FastAPI, part: str, reason: str) -> None:
+    """Stop the process with a failure: a supervisor restarts what cannot do its work any more."""
+    log.critical("service.failed", part=part, reason=reason)
+    app.state.failure = part
+    stop = getattr(app.state, "stop", None)
+    if stop is not None:
+        stop()
+    else:
+        signal.raise_signal(signal.SIGTERM)
+
+
+async def _look_at_scheduler(scheduler: CleanupScheduler, container: Container) -> Part:
+    now = container.clock.monotonic()
+    if not scheduler.is_alive(now):
+        return Part("scheduler", PartState.FAILING, "its beat has stopped")
+    late = scheduler.late_sweeps(now)
+    if late:
+        return Part("scheduler", PartState.DEGRADED, f"late: {', '.join(late)}")
+    return Part("scheduler", PartState.OK)
+
+
+class StartGuard:
+    """Keeps the traceback of a refused start out of the log: the refusal has its own line there."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        async def say(message: Message) -> None:
+            refused = getattr(scope["app"].state, "refusal", None) is not None
+            if refused and message["type"] == "lifespan.startup.failed":
+                message = {"type": message["type"], "message": ""}
+            await send(message)
+
+        await self._app(scope, receive, say)

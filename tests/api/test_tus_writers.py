@@ -1,0 +1,585 @@
+"""One writer per upload and the newest wins; bodies that stall or break off; disks that fail."""
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.domain.errors import DatabaseBusy
+from app.domain.tombstones import ThingKind
+from app.domain.uploads import FsyncMode, UploadStatus
+from tests.fakes.tus_client import (
+    OFFSET_TYPE,
+    VERSION,
+    RawRequest,
+    TusClient,
+    code_of,
+    encoded,
+    id_of,
+    problem_of,
+    raw_patch,
+    until,
+)
+from tests.fakes.tus_server import TusConfig, TusServer, tus_server
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[TusServer]:
+    with tus_server(tmp_path / "data") as running:
+        yield running
+
+
+@pytest.fixture
+def tus(server: TusServer) -> Iterator[TusClient]:
+    with TusClient(server.url) as client:
+        yield client
+
+
+def size_of(server: TusServer, upload_id: str) -> int:
+    file = server.file(upload_id)
+    return file.stat().st_size if file.exists() else 0
+
+
+@contextmanager
+def process(root: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server in a process of its own, and its port."""
+    command = [sys.executable, "-m", "tests.fakes.tus_server", str(root), *more]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stdout is not None
+            port = int(running.stdout.readline())
+            threading.Thread(target=running.stdout.read, daemon=True).start()
+            url = f"http://127.0.0.1:{port}/livez"
+            until(lambda: _answers(url), seconds=20, what="the server")
+            yield running, port
+        finally:
+            running.send_signal(signal.SIGKILL)
+            running.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=1).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+# --- the newest wins -----------------------------------------------------------------------------
+
+
+def test_a_retry_goes_on_within_a_second_while_the_old_patch_stalls(
+    server: TusServer, tus: TusClient
+) -> None:
+    data = os.urandom(1_000_000)
+    upload_id, other = tus.new(len(data)), tus.new(10)
+    with raw_patch(server.port, upload_id, 0, len(data)) as stalled:
+        stalled.send(data[:400_000])
+        until(lambda: size_of(server, upload_id) == 400_000)
+        slowest, stop = 0.0, threading.Event()
+
+        def watch() -> None:
+            nonlocal slowest
+            with TusClient(server.url) as client:
+                while not stop.is_set():
+                    began = time.perf_counter()
+                    assert client.head(other).status_code == 200
+                    assert client.http.get("/livez").status_code == 200
+                    slowest = max(slowest, (time.perf_counter() - began) / 2)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        began = time.perf_counter()
+        offset = tus.offset(upload_id)
+        response = tus.patch(upload_id, offset, data[offset:])
+        elapsed = time.perf_counter() - began
+        stop.set()
+        watcher.join()
+        assert (offset, response.status_code) == (400_000, 204)
+        assert elapsed < 1
+        assert slowest < 0.1
+        status, headers, body = stalled.answer()
+        assert status == 423
+        assert headers["connection"] == "close"
+        assert problem_of(body)["code"] == "upload_locked"
+    assert server.file(upload_id).read_bytes() == data
+
+
+def test_a_newcomer_at_an_old_offset_gets_409_and_asks_again(
+    server: TusServer, tus: TusClient
+) -> None:
+    data = os.urandom(500_000)
+    upload_id = tus.new(len(data))
+    with raw_patch(server.port, upload_id, 0, len(data)) as stalled:
+        stalled.send(data[:300_000])
+        until(lambda: size_of(server, upload_id) == 300_000)
+        response = tus.patch(upload_id, 0, data)
+        assert (response.status_code, code_of(response)) == (409, "offset_mismatch")
+        assert response.headers["upload-offset"] == "300000"
+        assert tus.patch(upload_id, 300_000, data[300_000:]).status_code == 204
+    assert server.file(upload_id).read_bytes() == data
+
+
+def test_of_many_stalled_writers_the_newest_holds_the_upload(
+    server: TusServer, tus: TusClient
+) -> None:
+    data = os.urandom(900_000)
+    upload_id = tus.new(len(data))
+    stalled: list[RawRequest] = []
+    try:
+        for turn in range(8):
+            start = turn * 100_000
+            request = raw_patch(server.port, upload_id, start, len(data) - start)
+            stalled.append(request)
+            request.send(data[start : start + 100_000])
+            wanted = start + 100_000
+            until(lambda wanted=wanted: size_of(server, upload_id) == wanted)  # type: ignore[misc]
+        assert tus.patch(upload_id, 800_000, data[800_000:]).status_code == 204
+        for request in stalled:
+            assert request.answer()[0] == 423
+    finally:
+        for request in stalled:
+            request.socket.close()
+    assert server.file(upload_id).read_bytes() == data
+
+
+def test_two_processes_contend_for_one_upload(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    data = os.urandom(800_000)
+    with (
+        process(root) as (_, first_port),
+        process(root) as (_, second_port),
+        TusClient(f"http://127.0.0.1:{first_port}") as first,
+        TusClient(f"http://127.0.0.1:{second_port}") as second,
+    ):
+        upload_id = first.new(len(data))
+        file = root / "uploads" / upload_id
+        with raw_patch(first_port, upload_id, 0, len(data)) as stalled:
+            stalled.send(data[:300_000])
+            until(lambda: file.exists() and file.stat().st_size == 300_000)
+            began = time.perf_counter()
+            response = second.patch(upload_id, 300_000, data[300_000:500_000])
+            assert (response.status_code, time.perf_counter() - began < 1) == (204, True)
+            assert stalled.answer()[0] == 423
+        with raw_patch(second_port, upload_id, 500_000, 300_000) as stalled:
+            stalled.send(data[500_000:600_000])
+            until(lambda: file.stat().st_size == 600_000)
+            began = time.perf_counter()
+            assert first.delete(upload_id).status_code == 204
+            assert time.perf_counter() - began < 1
+            assert stalled.answer()[0] == 423
+        assert second.head(upload_id).status_code == 404
+        assert not file.exists()
+
+
+def test_a_writer_that_does_not_let_go_makes_the_newcomer_wait_and_then_423(
+    tmp_path: Path,
+) -> None:
+    with (
+        tus_server(tmp_path / "data", TusConfig(lock_wait_seconds=0.4)) as server,
+        TusClient(server.url) as tus,
+    ):
+        upload_id = tus.new(10)
+        hold = server.parts.locks.hold(upload_id, wait_seconds=0)
+        server.do(hold.__aenter__())
+        began = time.perf_counter()
+        response = tus.patch(upload_id, 0, b"hello")
+        assert 0.3 < time.perf_counter() - began < 2
+        assert (response.status_code, code_of(response)) == (423, "upload_locked")
+        assert "retry-after" in response.headers
+        # Readers never lock.
+        began = time.perf_counter()
+        assert tus.offset(upload_id) == 0
+        assert time.perf_counter() - began < 0.3
+        server.do(hold.__aexit__(None, None, None))
+        assert tus.patch(upload_id, 0, b"hello").status_code == 204
+
+
+def test_termination_stops_the_writer_and_nothing_comes_back(
+    server: TusServer, tus: TusClient
+) -> None:
+    upload_id = tus.new(1_000_000)
+    with raw_patch(server.port, upload_id, 0, 1_000_000) as stalled:
+        stalled.send(b"x" * 200_000)
+        until(lambda: size_of(server, upload_id) == 200_000)
+        began = time.perf_counter()
+        assert tus.delete(upload_id).status_code == 204
+        assert time.perf_counter() - began < 1
+        assert stalled.answer()[0] == 423
+    assert tus.head(upload_id).status_code == 404
+    assert os.listdir(server.root / "uploads") == []
+    assert server.read(lambda tx: tx.uploads.find(upload_id)) is None
+
+
+# --- bodies that break off -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["fin", "reset"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_what_arrived_before_the_client_left_is_kept(
+    server: TusServer, tus: TusClient, how: str, *, chunked: bool
+) -> None:
+    data = os.urandom(600_000)
+    upload_id = tus.new(len(data))
+    with raw_patch(server.port, upload_id, 0, None if chunked else len(data)) as leaving:
+        body = data[:250_000]
+        leaving.send(b"3d090\r\n" + body if chunked else body)
+        if how == "reset":
+            until(lambda: size_of(server, upload_id) == len(body))
+            linger = struct.pack("ii", 1, 0)
+            leaving.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    until(lambda: size_of(server, upload_id) == len(body))
+    offset = tus.offset(upload_id)
+    assert offset == len(body)
+    assert tus.patch(upload_id, offset, data[offset:]).status_code == 204
+    assert server.file(upload_id).read_bytes() == data
+
+
+def test_a_client_that_leaves_with_its_last_byte_has_finished(
+    server: TusServer, tus: TusClient
+) -> None:
+    data = os.urandom(150_000)
+    upload_id = tus.new(len(data))
+    with raw_patch(server.port, upload_id, 0, len(data)) as leaving:
+        leaving.send(data)
+    until(
+        lambda: server.read(lambda tx: tx.uploads.find(upload_id)).status is UploadStatus.COMPLETED
+    )
+    assert tus.head(upload_id).headers["tidemill-batch"]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_stalls_is_hung_up_on_and_its_bytes_are_kept(
+    tmp_path: Path, *, chunked: bool
+) -> None:
+    with (
+        tus_server(tmp_path / "data", TusConfig(read_timeout_seconds=0.5)) as server,
+        TusClient(server.url) as tus,
+    ):
+        upload_id = tus.new(10_000)
+        with raw_patch(server.port, upload_id, 0, None if chunked else 10_000) as stalled:
+            stalled.send(b"fa0\r\n" + b"x" * 4000 if chunked else b"x" * 4000)
+            began = time.perf_counter()
+            assert stalled.answer() == (0, {}, b"")
+            assert 0.4 < time.perf_counter() - began < 3
+        assert tus.offset(upload_id) == 4000
+        row = server.read(lambda tx: tx.uploads.find(upload_id))
+        assert row.recorded_offset == 4000
+        # Slow is not stalled.
+        with raw_patch(server.port, upload_id, 4000, 6000) as slow:
+            for _ in range(6):
+                slow.send(b"y" * 1000)
+                time.sleep(0.2)
+            assert slow.answer()[0] == 204
+
+
+def test_a_server_that_cannot_hang_up_answers_423(tmp_path: Path) -> None:
+    config = TusConfig(read_timeout_seconds=0.3)
+    with (
+        tus_server(tmp_path / "data", config, protocol=HttpToolsProtocol) as server,
+        TusClient(server.url) as tus,
+    ):
+        upload_id = tus.new(10_000)
+        with raw_patch(server.port, upload_id, 0, 10_000) as stalled:
+            stalled.send(b"x" * 4000)
+            status, headers, _ = stalled.answer()
+            assert (status, headers["connection"]) == (423, "close")
+        assert tus.offset(upload_id) == 4000
+
+
+def test_a_zero_byte_creation_whose_body_stalls_leaves_nothing(tmp_path: Path) -> None:
+    with tus_server(tmp_path / "data", TusConfig(read_timeout_seconds=0.3)) as server:
+        headers = VERSION | OFFSET_TYPE | {"Upload-Length": "0", "Transfer-Encoding": "chunked"}
+        with RawRequest(server.port, "POST", "/files/", headers) as stalled:
+            assert stalled.answer()[0] == 0
+        assert server.read(lambda tx: tx.uploads.totals()) == {}
+
+
+def test_a_killed_server_loses_nothing_that_was_written(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    data = os.urandom(3_000_000)
+    with process(root) as (running, port), TusClient(f"http://127.0.0.1:{port}") as tus:
+        upload_id = tus.new(len(data), Upload_Metadata=encoded(filename="clip.mp4"))
+        assert tus.patch(upload_id, 0, data[:100_000]).status_code == 204
+        file = root / "uploads" / upload_id
+        with raw_patch(port, upload_id, 100_000, len(data) - 100_000) as cut:
+            cut.send(data[100_000:1_700_000])
+            until(lambda: file.stat().st_size == 1_700_000)
+            running.send_signal(signal.SIGKILL)
+            running.wait()
+    with process(root) as (_, port), TusClient(f"http://127.0.0.1:{port}") as tus:
+        offset = tus.offset(upload_id)
+        assert offset == 1_700_000
+        response = tus.patch(upload_id, offset, data[offset:])
+        assert response.status_code == 204
+        assert response.headers["tidemill-batch"]
+        assert file.read_bytes() == data
+        # The dead process's socket is gone with the first one that starts.
+        assert len([name for name in os.listdir(root / "run") if name.startswith("locks-")]) == 1
+
+
+def test_a_stopping_server_keeps_what_arrived(tmp_path: Path) -> None:
+    data = os.urandom(500_000)
+    with tus_server(tmp_path / "data") as server, TusClient(server.url) as tus:
+        upload_id = tus.new(len(data))
+        with raw_patch(server.port, upload_id, 0, len(data)) as cut:
+            cut.send(data[:123_456])
+            until(lambda: size_of(server, upload_id) > 0)
+            server._server.should_exit = True
+            server._thread.join(20)
+    assert (tmp_path / "data" / "uploads" / upload_id).read_bytes() == data[:123_456]
+    assert [n for n in os.listdir(tmp_path / "data" / "run") if n.startswith("locks-")] == []
+
+
+# --- memory, disks, the row ----------------------------------------------------------------------
+
+
+def test_a_creation_with_300_mb_takes_no_memory(tmp_path: Path) -> None:
+    size = 300_000_000
+    with process(tmp_path / "data") as (running, port):
+        with TusClient(f"http://127.0.0.1:{port}") as tus:
+            assert tus.create(1000, content=b"x" * 1000).status_code == 201
+        before = _peak_kib(running.pid)
+        headers = VERSION | OFFSET_TYPE
+        headers |= {"Upload-Length": str(size), "Content-Length": str(size)}
+        with RawRequest(port, "POST", "/files/", headers, timeout=60) as request:
+            piece = b"p" * 1_000_000
+            for _ in range(size // len(piece)):
+                request.send(piece)
+            status, answer, _ = request.answer()
+        assert (status, answer["upload-offset"]) == (201, str(size))
+        assert answer["tidemill-batch"]
+        assert _peak_kib(running.pid) - before < 20 * 1024
+
+
+def _peak_kib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MiB, for real."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", str(place)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        pytest.fail(f"this test needs the right to mount a tmpfs (root): {done.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.parametrize("fsync", list(FsyncMode))
+def test_a_full_disk_is_507_with_the_true_offset_and_the_upload_can_go_on(
+    small_disk: Path, tmp_path: Path, fsync: FsyncMode
+) -> None:
+    root = tmp_path / "data"
+    with tus_server(root, TusConfig(fsync=fsync)) as server, TusClient(server.url) as tus:
+        data = os.urandom(3_000_000)
+        upload_id = tus.new(len(data))
+        # The file alone lives on the small disk, so that the database is not what fails.
+        (root / "uploads").rmdir()
+        (small_disk / "uploads").mkdir()
+        (root / "uploads").symlink_to(small_disk / "uploads")
+        ballast = small_disk / "ballast"
+        ballast.write_bytes(b"b" * 2_500_000)
+        response = tus.patch(upload_id, 0, data)
+        assert (response.status_code, code_of(response)) == (507, "no_space")
+        offset = int(response.headers["upload-offset"])
+        assert 0 < offset < len(data)
+        assert tus.offset(upload_id) == offset == size_of(server, upload_id)
+        row = server.read(lambda tx: tx.uploads.find(upload_id))
+        assert row.status is UploadStatus.RECEIVING
+        ballast.unlink()
+        assert tus.patch(upload_id, offset, data[offset:]).status_code == 204
+        assert server.file(upload_id).read_bytes() == data
+
+
+def test_a_creation_that_fills_the_disk_leaves_nothing(small_disk: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    with tus_server(root) as server, TusClient(server.url) as tus:
+        (root / "uploads").rmdir()
+        (small_disk / "uploads").mkdir()
+        (root / "uploads").symlink_to(small_disk / "uploads")
+        response = tus.create(6_000_000, content=b"x" * 6_000_000)
+        assert (response.status_code, code_of(response)) == (507, "no_space")
+        assert server.read(lambda tx: tx.uploads.totals()) == {}
+
+
+def test_a_slow_disk_delays_only_its_own_upload(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    with process(root) as (running, port), TusClient(f"http://127.0.0.1:{port}") as tus:
+        slow, other = tus.new(2_000_000), tus.new(10)
+        file = root / "uploads" / slow
+        assert tus.patch(slow, 0, b"x" * 100).status_code == 204
+        tracer = subprocess.Popen(
+            ["strace", "-qq", "-f", "-o", "/dev/null", "-p", str(running.pid), "-P", str(file),
+             "-e", "trace=pwritev,pwritev2,pwrite64,write,writev",
+             "-e", "inject=pwritev,pwritev2,pwrite64,write,writev:delay_enter=700000"],
+        )  # fmt: skip
+        try:
+            until(lambda: "TracerPid:\t0" not in Path(f"/proc/{running.pid}/status").read_text())
+            with raw_patch(port, slow, 100, 1_000_000) as request:
+                sender = threading.Thread(target=request.send, args=(b"y" * 1_000_000,))
+                sender.start()
+                times = []
+                deadline = time.monotonic() + 2.5
+                while time.monotonic() < deadline:
+                    began = time.perf_counter()
+                    assert tus.head(other).status_code == 200
+                    assert tus.http.get("/livez").status_code == 200
+                    times.append((time.perf_counter() - began) / 2)
+                assert file.stat().st_size < 1_000_100
+                assert max(times) < 0.1
+                tracer.terminate()
+                tracer.wait(10)
+                sender.join(20)
+                assert request.answer()[0] == 204
+        finally:
+            tracer.kill()
+            tracer.wait(10)
+
+
+def test_head_says_423_while_the_database_is_busy(server: TusServer, tus: TusClient) -> None:
+    upload_id = tus.new(10)
+    database = server.parts.db
+    read = database.read
+
+    async def busy(work: Any) -> Any:
+        raise DatabaseBusy
+
+    database.read = busy  # type: ignore[method-assign]
+    try:
+        response = tus.head(upload_id)
+        assert (response.status_code, response.content) == (423, b"")
+        assert tus.patch(upload_id, 0, b"hello").status_code == 503
+    finally:
+        database.read = read  # type: ignore[method-assign]
+    assert tus.offset(upload_id) == 0
+
+
+def test_a_completion_that_fails_never_costs_the_client_its_204(
+    server: TusServer, tus: TusClient
+) -> None:
+    upload_id = tus.new(5)
+    database = server.parts.db
+    write = database.write
+
+    async def busy(work: Any) -> Any:
+        raise DatabaseBusy
+
+    database.write = busy  # type: ignore[method-assign]
+    try:
+        response = tus.patch(upload_id, 0, b"hello")
+    finally:
+        database.write = write  # type: ignore[method-assign]
+    assert response.status_code == 204
+    assert response.headers["tidemill-upload"] == upload_id
+    row = server.read(lambda tx: tx.uploads.find(upload_id))
+    assert row.status is UploadStatus.RECEIVING
+    # What the sweep does.
+    completion = server.do(server.parts.completion.complete(upload_id))
+    assert tus.head(upload_id).headers["tidemill-batch"] == completion.batch_id
+
+
+def test_the_row_is_told_of_activity(server: TusServer, tus: TusClient) -> None:
+    upload_id = tus.new(10)
+    row = server.read(lambda tx: tx.uploads.find(upload_id))
+    past = datetime.now(UTC) - timedelta(hours=2)
+    old = replace(row, active_at=past, expires_at=past + timedelta(hours=1), created_at=past)
+    server.do(
+        server.parts.db.write(lambda tx: tx.uploads.update(old, expected=UploadStatus.RECEIVING))
+    )
+    # Past its expiry and not swept: alive.
+    assert tus.patch(upload_id, 0, b"hello").status_code == 204
+    row = server.read(lambda tx: tx.uploads.find(upload_id))
+    assert row.recorded_offset == 5
+    assert row.active_at > past + timedelta(hours=1)
+    assert row.expires_at > datetime.now(UTC) + timedelta(hours=20)
+
+
+def test_after_a_boot_of_the_machine_only_what_was_synced_counts(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    config = TusConfig(fsync=FsyncMode.PATCH)
+    with tus_server(root, config) as server, TusClient(server.url) as tus:
+        kept, cut = tus.new(10), tus.new(10)
+        assert tus.patch(kept, 0, b"hello").status_code == 204
+        assert tus.patch(cut, 0, b"hel").status_code == 204
+        with server.file(cut).open("ab") as file:
+            file.write(b"\0\0\0\0")  # what a lost page may look like
+    with tus_server(root, replace(config, boot_id="another boot")) as server:
+        with TusClient(server.url) as tus:
+            assert tus.offset(cut) == 3
+            assert server.do(server.parts.uploads.recover_after_boot()) == 2
+            assert server.file(cut).read_bytes() == b"hel"
+            assert server.file(kept).read_bytes() == b"hello"
+            assert server.do(server.parts.uploads.recover_after_boot()) == 0
+            assert tus.patch(cut, 3, b"lo").status_code == 204
+    with tus_server(root, replace(config, boot_id="a third")) as server:
+        with TusClient(server.url) as tus:
+            # A PATCH before the recovery finds it first.
+            assert tus.patch(cut, 5, b"world").status_code == 204
+            assert server.file(cut).read_bytes() == b"helloworld"
+
+
+def test_with_fsync_off_a_boot_cuts_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    config = TusConfig(fsync=FsyncMode.OFF)
+    with tus_server(root, config) as server, TusClient(server.url) as tus:
+        upload_id = tus.new(10)
+        tus.patch(upload_id, 0, b"hello")
+    with tus_server(root, replace(config, boot_id="another")) as server:
+        with TusClient(server.url) as tus:
+            server.do(server.parts.uploads.recover_after_boot())
+            assert tus.offset(upload_id) == 5
+
+
+def test_the_metrics_count_what_happened(server: TusServer, tus: TusClient) -> None:
+    upload_id = tus.new(1000)
+    tus.patch(upload_id, 0, b"x" * 400)
+    tus.create(10, content=b"y" * 10)
+    tus.delete(upload_id)
+    text = server.parts.metrics.render().decode()
+    assert "tidemill_upload_created_total 2.0" in text
+    assert "tidemill_upload_bytes_received_total 410.0" in text
+    assert 'tidemill_upload_finished_total{outcome="completed"} 1.0' in text
+    assert 'tidemill_upload_finished_total{outcome="terminated"} 1.0' in text
+    assert "tidemill_uploads_open 0.0" in text
+
+
+def test_a_writer_leaves_no_file_open(server: TusServer, tus: TusClient) -> None:
+    def open_data_files() -> list[str]:
+        folder = str(server.root / "uploads")
+        return [f.path for f in psutil.Process().open_files() if f.path.startswith(folder)]
+
+    upload_id = tus.new(100_000)
+    for offset in range(5):
+        with raw_patch(server.port, upload_id, offset * 10, 50_000) as leaving:
+            leaving.send(b"0123456789")
+            wanted = (offset + 1) * 10
+            until(lambda wanted=wanted: size_of(server, upload_id) == wanted)  # type: ignore[misc]
+    tus.patch(upload_id, 0, b"wrong")
+    until(lambda: not open_data_files(), what="every file closed")
+    assert server.read(lambda tx: tx.tombstones.find(ThingKind.UPLOAD, upload_id)) is None
+    assert id_of(tus.create(1)) != upload_id

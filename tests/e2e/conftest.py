@@ -1,0 +1,47 @@
+"""Servers of the installed command and clips for it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.frames import make_clip
+from tests.e2e.harness import COMMAND, Server
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Make servers on data folders of their own; they are ended with the test, and must have behaved."""
+    assert COMMAND.is_file(), f"{COMMAND} is not installed: run `make setup`"
+    servers: list[Server] = []
+
+    def make(
+        settings: Mapping[str, object] | None = None, *, wrapper: tuple[str, ...] = ()
+    ) -> Server:
+        server = Server(tmp_path / f"data{len(servers)}", settings, wrapper=wrapper)
+        servers.append(server)
+        return server
+
+    yield make
+    for server in servers:
+        server.close()
+        assert "Traceback" not in server.log_text(), server.log_text()[-8000:]
+
+
+@pytest.fixture
+def server(make_server: Callable[..., Server]) -> Server:
+    """A running server with the settings as they come."""
+    return make_server().start()
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten seconds of H.264 and AAC at 30 fps, several megabytes."""
+    return make_clip(tmp_path_factory.mktemp("clip"), seconds=10, width=640, height=360)
+
+
+@pytest.fixture(scope="session")
+def short_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds, for tests that are not about the picture."""
+    folder = tmp_path_factory.mktemp("short")
+    return make_clip(folder, seconds=2, width=320, height=180)

@@ -1,0 +1,215 @@
+"""Trim on real clips: every picture and the sound of a result, compared with the source's."""
+
+from collections.abc import AsyncIterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from tests.fakes.clips import (
+    SAMPLE_RATE,
+    ClipSpec,
+    Shown,
+    difference,
+    lag_seconds,
+    make_clip,
+    read_frames,
+    read_sound,
+)
+from tests.fakes.media_bench import MediaBench, open_bench
+
+LIKE = 9.0
+"""Mean difference of brightness between a picture and its re-encoding; unlike ones have 40."""
+TEN_MILLISECONDS = 0.010
+
+CASES: dict[str, ClipSpec] = {
+    "b-frames, open group of pictures": ClipSpec(seconds=6),
+    "closed, moov at the end": ClipSpec(open_gop=False, moov_at_end=True, seconds=6),
+    "no b-frames, one keyframe only": ClipSpec(b_frames=0, gop=1000, seconds=6),
+    "29.97 frames a second": ClipSpec(rate="30000/1001", seconds=6),
+    "variable rate": ClipSpec(variable=True, seconds=6),
+    "variable rate in matroska": ClipSpec(variable=True, seconds=6, container="mkv"),
+    "no sound": ClipSpec(audio=None, seconds=6),
+    "ten bits": ClipSpec(ten_bit=True, seconds=6),
+    "hevc, open group of pictures": ClipSpec(codec="libx265", seconds=6),
+    "vp9 and opus": ClipSpec(codec="libvpx-vp9", container="webm", audio="libopus", seconds=6),
+    "matroska that begins at 5 s": ClipSpec(container="mkv", shift_seconds=5, seconds=6),
+    "transport stream": ClipSpec(container="ts", seconds=6),
+    "avi": ClipSpec(container="avi", codec="mpeg4", audio="libmp3lame", b_frames=0, seconds=6),
+    "mov with pcm": ClipSpec(container="mov", audio="pcm_s16le", seconds=6),
+    "sound that begins late": ClipSpec(audio_delay_seconds=0.7, seconds=6),
+    "sound that begins early": ClipSpec(audio_delay_seconds=-0.7, seconds=6),
+    "six channels": ClipSpec(channels=6, seconds=6),
+}
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.getbasetemp() / "clips"
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, clips: Path) -> AsyncIterator[MediaBench]:
+    # Beside the clips, since inputs are hard links.
+    async with open_bench(clips.parent / f"job-{tmp_path.name}") as opened:
+        yield opened
+
+
+def wanted(source: list[Shown], start: Fraction, end: Fraction) -> list[Shown]:
+    """Return the source's pictures with start <= time < end, times from its first picture."""
+    begin = source[0].time
+    half_a_millisecond = Fraction(1, 2000)
+    return [s for s in source if start <= s.time - begin + half_a_millisecond < end]
+
+
+def assert_same_pictures(
+    result: list[Shown], source: list[Shown], start: Fraction, end: Fraction
+) -> None:
+    expected = wanted(source, start, end)
+    assert [s.number for s in result] == [s.number for s in expected]
+    for shown, original in zip(result, expected, strict=True):
+        assert difference(shown.luma, original.luma) < LIKE
+        off = shown.time - (original.time - source[0].time - start)
+        assert abs(off) <= Fraction(1, 1000)
+
+
+def sound_lag(result: Path, source: Path, start: float, end: float) -> float:
+    """Return how much later the result's sound is than the same stretch of the source's."""
+    heard, begins = read_sound(result)
+    original, original_begins = read_sound(source)
+    with av.open(str(source)) as container:
+        first = next(container.decode(video=0)).time or 0.0
+    timeline = np.zeros(int((end + 2) * SAMPLE_RATE), np.float32)
+    offset = round((original_begins - first) * SAMPLE_RATE)
+    placed = original[max(-offset, 0) :]
+    at = max(offset, 0)
+    timeline[at : at + len(placed)] = placed[: len(timeline) - at]
+    stretch = timeline[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
+    return lag_seconds(heard, stretch) + begins
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_a_trim_keeps_exactly_the_frames_and_the_sound_asked_for(
+    bench: MediaBench, clips: Path, case: str
+) -> None:
+    clip = make_clip(clips, bench.ffmpeg.path, CASES[case])
+    result, _ = await bench.trim(clip, 2, 5)
+    source = read_frames(clip)
+    assert_same_pictures(read_frames(result), source, Fraction(2), Fraction(5))
+    if CASES[case].audio is None:
+        assert not av_has_sound(result)
+        return
+    heard, _ = read_sound(result)
+    assert abs(len(heard) / SAMPLE_RATE - 3) < TEN_MILLISECONDS + 1024 / SAMPLE_RATE
+    assert abs(sound_lag(result, clip, 2, 5)) < TEN_MILLISECONDS
+
+
+def av_has_sound(path: Path) -> bool:
+    with av.open(str(path)) as container:
+        return bool(container.streams.audio)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(None, 1.5), (3.9, None), (2.0167, 2.0999), (0.01, 5.98)]
+)
+async def test_ends_may_be_left_out_or_lie_between_frames(
+    bench: MediaBench, clips: Path, start: float | None, end: float | None
+) -> None:
+    clip = make_clip(clips, bench.ffmpeg.path, CASES["29.97 frames a second"])
+    result, _ = await bench.trim(clip, start, end)
+    source = read_frames(clip)
+    begin, stop = Fraction(str(start or 0)), Fraction(str(end or 100))
+    assert_same_pictures(read_frames(result), source, begin, stop)
+    assert abs(sound_lag(result, clip, float(begin), min(float(stop), 6.0))) < TEN_MILLISECONDS
+
+
+@pytest.mark.parametrize("start", [0.5, 1.9, 3.0, 4.1, 5.7])
+async def test_a_cut_is_exact_wherever_it_falls_in_an_open_group_of_pictures(
+    bench: MediaBench, clips: Path, start: float
+) -> None:
+    clip = make_clip(clips, bench.ffmpeg.path, CASES["hevc, open group of pictures"])
+    result, _ = await bench.trim(clip, start, start + 0.2)
+    shown = [s.number for s in read_frames(result)]
+    assert shown == list(range(round(start * 30), round(start * 30) + 6))
+
+
+@pytest.mark.parametrize(("rotation", "quarter_turns"), [(90, 1), (180, 2), (270, 3)])
+async def test_rotation_is_applied_to_the_picture_and_said(
+    bench: MediaBench, clips: Path, rotation: int, quarter_turns: int
+) -> None:
+    clip = make_clip(clips, bench.ffmpeg.path, ClipSpec(rotation=rotation, seconds=6))
+    assert (await bench.look(clip)).video.rotation == rotation
+    result, plan = await bench.trim(clip, 2, 5)
+    shown = read_frames(result, quarter_turns=quarter_turns)
+    assert_same_pictures(shown, read_frames(clip), Fraction(2), Fraction(5))
+    after = (await bench.look(result)).video
+    assert after.rotation == 0
+    assert (after.width, after.height) == ((320, 180) if rotation == 180 else (180, 320))
+    assert plan.warnings == (f"The rotation of {rotation} degrees was applied to the picture.",)
+
+
+@pytest.mark.parametrize("case", ["ten bits", "six channels", "mov with pcm"])
+async def test_depth_colours_and_channels_are_kept(
+    bench: MediaBench, clips: Path, case: str
+) -> None:
+    clip = make_clip(clips, bench.ffmpeg.path, CASES[case])
+    before = await bench.look(clip)
+    after = await bench.look((await bench.trim(clip, 1, 2))[0])
+    for name in (
+        "pixel_format",
+        "color_primaries",
+        "color_transfer",
+        "color_space",
+        "color_range",
+        "sample_aspect",
+        "frame_rate",
+    ):
+        assert getattr(after.video, name) == getattr(before.video, name)
+    assert (before.video.color_primaries, before.video.color_space) == ("bt709", "bt709")
+    assert before.audio is not None
+    assert after.audio is not None
+    assert after.audio.channels == before.audio.channels
+    assert after.audio.sample_rate == before.audio.sample_rate
+
+
+async def test_nothing_that_was_cut_and_no_metadata_is_left_in_the_file(
+    bench: MediaBench, clips: Path
+) -> None:
+    clip = make_clip(clips, bench.ffmpeg.path, CASES["b-frames, open group of pictures"])
+    assert b"secret" in clip.read_bytes()
+    result, plan = await bench.trim(clip, 2, 5)
+    content = result.read_bytes()
+    assert b"secret" not in content
+    assert b"+48.2" not in content
+    assert content.index(b"moov") < content.index(b"mdat")
+    with av.open(str(result)) as container:
+        stored = sum(1 for packet in container.demux(video=0) if packet.size)
+    assert stored == len(read_frames(result)) == 90
+    assert plan.result["mode"] == "exact"
+    assert (plan.result["start_seconds"], plan.result["end_seconds"]) == (2.0, 5.0)
+    assert plan.outputs[0].filename == f"{clip.stem}-trim.mp4"
+    assert plan.warnings == ()
+
+
+async def test_an_odd_size_loses_one_line_and_says_so(bench: MediaBench, clips: Path) -> None:
+    odd = ClipSpec(
+        codec="libvpx-vp9", container="webm", audio="libopus", width=321, height=181, seconds=2
+    )
+    clip = make_clip(clips, bench.ffmpeg.path, odd)
+    result, plan = await bench.trim(clip, 0.5, 1)
+    after = (await bench.look(result)).video
+    assert (after.width, after.height) == (320, 180)
+    assert "The size was odd: one line or column was cut off." in plan.warnings
+    assert [s.number for s in read_frames(result)] == list(range(15, 30))
+
+
+async def test_a_part_without_sound_has_no_sound_and_says_so(
+    bench: MediaBench, clips: Path
+) -> None:
+    late = ClipSpec(audio_delay_seconds=2, seconds=4, container="mkv")
+    clip = make_clip(clips, bench.ffmpeg.path, late)
+    result, plan = await bench.trim(clip, 0.5, 1.5)
+    assert "The kept part has no sound." in plan.warnings
+    assert (await bench.look(result)).audio is None

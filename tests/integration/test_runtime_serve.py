@@ -1,0 +1,346 @@
+"""``tidemill serve`` in its own process: it starts, says how it is, and stops without a trace."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.runtime_process import (
+    COMMAND,
+    Service,
+    clean_environment,
+    eventually,
+    run_command,
+    service,
+)
+
+TUS = {"Tus-Resumable": "1.0.0"}
+
+
+def create_upload(running: Service, length: int) -> str:
+    answer = httpx.post(
+        f"{running.url}/files/", headers={**TUS, "Upload-Length": str(length)}, timeout=10
+    )
+    assert answer.status_code == 201, answer.text
+    return answer.headers["location"]
+
+
+def begin_patch(running: Service, path: str, *, length: int, first: bytes) -> socket.socket:
+    """Send the head of a PATCH and the first bytes of its body, and leave it at that."""
+    connection = running.connect()
+    head = (
+        f"PATCH {path} HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\nTus-Resumable: 1.0.0\r\n"
+        f"Upload-Offset: 0\r\nContent-Type: application/offset+octet-stream\r\n"
+        f"Content-Length: {length}\r\n\r\n"
+    )
+    connection.sendall(head.encode() + first)
+    return connection
+
+
+def file_of(running: Service, path: str) -> Path:
+    return running.folder / "data" / "uploads" / path.rsplit("/", 1)[1]
+
+
+def test_it_serves_is_ready_and_stops_with_exit_code_0(tmp_path: Path) -> None:
+    with service(tmp_path) as running:
+        assert running.get("/livez").json() == {"status": "ok"}
+        ready = running.get("/readyz")
+        assert ready.status_code == 200
+        parts = {part["name"]: part["state"] for part in ready.json()["parts"]}
+        assert parts == dict.fromkeys(("database", "store", "engine", "ffmpeg", "scheduler"), "ok")
+        assert b"tidemill_jobs" in running.get("/metrics").content
+        assert "server" not in running.get("/livez").headers
+
+        assert running.stop() == 0
+
+        assert [line["event"] for line in running.events()][-1] == "service.stopped"
+        assert not [line for line in running.events() if line["level"] in {"error", "critical"}]
+    left = {entry.name for entry in (tmp_path / "data").iterdir()}
+    assert left == {"instance.json", "outputs", "run", "tidemill.db", "uploads", "work"}
+    assert {entry.name for entry in (tmp_path / "data" / "run").iterdir()} == {"start.lock"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_either_signal_stops_it_promptly(tmp_path: Path, number: int) -> None:
+    with service(tmp_path) as running:
+        began = time.monotonic()
+        running.signal(number)
+        assert running.wait() == 0
+        assert time.monotonic() - began < 5
+
+
+def test_what_arrived_of_a_body_is_kept_when_it_stops(tmp_path: Path) -> None:
+    with service(tmp_path, variables={"TIDEMILL_DRAIN_SECONDS": "30"}) as running:
+        path = create_upload(running, 3_000_000)
+        first = os.urandom(700_001)
+        with begin_patch(running, path, length=3_000_000, first=first) as connection:
+            eventually(
+                lambda: (
+                    file_of(running, path).exists()
+                    and file_of(running, path).stat().st_size == len(first)
+                ),
+                what="the first bytes in the file",
+            )
+            began = time.monotonic()
+            assert running.stop() == 0
+            assert time.monotonic() - began < 10
+            assert connection.recv(1000) == b""
+    with service(tmp_path) as again:
+        head = httpx.head(again.url + path, headers=TUS, timeout=10)
+        assert head.headers["upload-offset"] == str(len(first))
+        assert file_of(again, path).read_bytes() == first
+
+
+def test_an_answer_that_is_on_its_way_may_end_before_it_stops(tmp_path: Path) -> None:
+    content = os.urandom(30_000_000)
+    with service(tmp_path, variables={"TIDEMILL_DRAIN_SECONDS": "20"}) as running:
+        path = create_upload(running, len(content))
+        sent = httpx.patch(
+            running.url + path,
+            content=content,
+            headers={
+                **TUS,
+                "Upload-Offset": "0",
+                "Content-Type": "application/offset+octet-stream",
+            },
+            timeout=30,
+        )
+        assert sent.status_code == 204
+        with httpx.stream("GET", running.url + path, timeout=20) as answer:
+            pieces = answer.iter_raw(65536)
+            received = [next(pieces)]
+            running.signal()
+            eventually(lambda: running.events("service.stopping"), what="the stop")
+            received += pieces
+        assert b"".join(received) == content
+        assert running.wait() == 0
+
+
+def test_an_answer_that_nobody_takes_is_cut_off_after_the_drain(tmp_path: Path) -> None:
+    content = os.urandom(30_000_000)
+    with service(tmp_path, variables={"TIDEMILL_DRAIN_SECONDS": "0.5"}) as running:
+        path = create_upload(running, len(content))
+        headers = {
+            **TUS,
+            "Upload-Offset": "0",
+            "Content-Type": "application/offset+octet-stream",
+        }
+        httpx.patch(running.url + path, content=content, headers=headers, timeout=30)
+        with running.connect() as connection:
+            request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n\r\n"
+            connection.sendall(request.encode())
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+            assert running.stop() == 0
+        assert running.events("service.requests_cut")
+        assert not [line for line in running.events() if "exception" in line]
+
+
+def test_a_second_signal_exits_at_once(tmp_path: Path) -> None:
+    with service(tmp_path, variables={"TIDEMILL_DRAIN_SECONDS": "60"}) as running:
+        with running.connect() as connection:
+            path = create_upload(running, 30_000_000)
+            httpx.patch(
+                running.url + path,
+                content=bytes(30_000_000),
+                headers={
+                    **TUS,
+                    "Upload-Offset": "0",
+                    "Content-Type": "application/offset+octet-stream",
+                },
+                timeout=30,
+            )
+            request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n\r\n"
+            connection.sendall(request.encode())
+            assert connection.recv(1000)
+            running.signal()
+            eventually(lambda: running.events("service.stopping"), what="the stop")
+            assert running.process.poll() is None
+            began = time.monotonic()
+            running.signal()
+            assert running.wait() == 128 + signal.SIGTERM
+            assert time.monotonic() - began < 2
+
+
+@pytest.fixture
+def slow_ffmpeg(tmp_path: Path) -> Iterator[Path]:
+    """An FFmpeg that answers questions as the real one does, and then never ends."""
+    import imageio_ffmpeg  # noqa: PLC0415 - only here
+
+    script = tmp_path / "ffmpeg-slow"
+    script.write_text(
+        "#!/bin/sh\n"
+        f'case "$*" in *-version*|*-encoders*|*-filters*) exec {imageio_ffmpeg.get_ffmpeg_exe()} "$@";;'
+        " esac\nexec sleep 600.25\n"
+    )
+    script.chmod(0o755)
+    yield script
+
+
+def make_clip(path: Path) -> bytes:
+    import imageio_ffmpeg  # noqa: PLC0415 - only here
+
+    subprocess.run(
+        [
+            *(imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi"),
+            *("-i", "testsrc=d=2:s=320x180:r=30", "-c:v", "libx264", "-pix_fmt", "yuv420p"),
+            str(path),
+        ],
+        check=True,
+        timeout=60,
+    )
+    return path.read_bytes()
+
+
+def start_job(running: Service, clip: bytes) -> str:
+    then = {"operation": "trim", "params": {"start": 0, "end": 1}}
+    session = httpx.post(
+        f"{running.url}/api/v1/upload", json={"expected_files": 1, "then": then}, timeout=10
+    ).json()
+    import base64  # noqa: PLC0415
+
+    said = base64.b64encode(session["session_id"].encode()).decode()
+    headers = {
+        **TUS,
+        "Upload-Length": str(len(clip)),
+        "Upload-Metadata": f"session {said}",
+        "Content-Type": "application/offset+octet-stream",
+    }
+    answer = httpx.post(f"{running.url}/files/", content=clip, headers=headers, timeout=20)
+    assert answer.status_code == 201, answer.text
+    return answer.headers["tidemill-job"]
+
+
+def children_of(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_no_child_survives_the_stop_and_the_job_runs_again_after_the_next_start(
+    tmp_path: Path, slow_ffmpeg: Path, signals: int
+) -> None:
+    clip = make_clip(tmp_path / "clip.mp4")
+    with service(tmp_path, variables={"TIDEMILL_FFMPEG_PATH": str(slow_ffmpeg)}) as running:
+        job = start_job(running, clip)
+        children = eventually(
+            lambda: [
+                child
+                for child in children_of(running.process)
+                if child.is_running() and "600.25" in child.cmdline()
+            ],
+            what="the child",
+        )
+        assert children
+        everyone = children_of(running.process)
+        running.signal()
+        if signals == 2:
+            eventually(lambda: running.events("service.stopping"), what="the stop")
+            running.signal()
+        code = running.wait()
+        assert code in ({0} if signals == 1 else {0, 128 + signal.SIGTERM})
+        _, alive = psutil.wait_procs(everyone, timeout=5)
+        assert alive == []
+    with service(tmp_path) as again:
+
+        def done() -> dict[str, object] | None:
+            shown: dict[str, object] = again.get(f"/api/v1/jobs/{job}").json()
+            return shown if shown["status"] == "completed" else None
+
+        shown = eventually(done, seconds=40, what="the job's end")
+        assert shown["attempt"] == 2
+        assert list((tmp_path / "data" / "work").rglob("*.mp4*")) == []
+
+
+def test_a_loop_that_dies_stops_the_process_with_a_failure(tmp_path: Path) -> None:
+    script = """
+import sys
+from app.infrastructure.worker.embedded import EmbeddedEngine
+from app.server import serve
+from app.settings import Settings
+
+async def broken(self):
+    raise RuntimeError("the claim loop broke")
+
+EmbeddedEngine._claimable = broken
+sys.exit(serve(Settings.load()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=clean_environment(TIDEMILL_PORT="0", TIDEMILL_LOG_FORMAT="json"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert done.returncode == 1, done.stderr
+    failed = [line for line in lines if line["event"] == "service.failed"]
+    assert failed[0]["part"] == "engine"
+    assert "the claim loop broke" in failed[0]["reason"]
+    assert lines[-1]["event"] == "service.stopped"
+
+
+def test_a_head_without_end_is_refused(tmp_path: Path) -> None:
+    with service(tmp_path) as running:
+        for head in (
+            b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"a" * 200_000,
+            b"GET /" + b"a" * 200_000,
+            b"GET /livez HTTP/1.1\r\n" + b"".join(b"X-%d: b\r\n" % n for n in range(20_000)),
+        ):
+            with running.connect() as connection:
+                connection.sendall(head)
+                answer = b""
+                while piece := connection.recv(4096):
+                    answer += piece
+                assert answer.startswith(b"HTTP/1.1 431 ")
+        assert running.get("/livez", headers={"X-Long": "a" * 8000}).status_code == 200
+
+
+def test_a_port_that_is_taken_is_a_clear_failure_before_anything_is_made(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run_command("serve", "--port", str(port), folder=tmp_path)
+    assert done.returncode == 1
+    assert "already in use" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_console_says_what_to_try_next(tmp_path: Path) -> None:
+    with service(tmp_path, wait=False, variables={"TIDEMILL_LOG_FORMAT": "console"}) as running:
+        eventually(lambda: "Ctrl+C" in running.log_text(), seconds=40, what="the welcome")
+        said = running.log_text()
+        assert "Tidemill is running on http://127.0.0.1:" in said
+        assert "/docs" in said
+        assert "tidemill upload clip.mp4 --then trim --start 2 --end 7 -o out.mp4 --server" in said
+        assert running.stop() == 0
+
+
+def test_forwarded_headers_count_only_from_trusted_proxies(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("k" * 32 + "\n")
+    key.chmod(0o600)
+    variables = {
+        "TIDEMILL_ADMIN_KEY_FILE": str(key),
+        "TIDEMILL_ROOT_PATH": "/tide",
+        "TIDEMILL_TRUSTED_PROXIES": "127.0.0.1",
+    }
+    with service(tmp_path, variables=variables) as running:
+        headers = {**TUS, "Upload-Length": "3", "Authorization": f"Bearer {'k' * 32}"}
+        made = httpx.post(f"{running.url}/files/", headers=headers, timeout=10)
+        assert made.status_code == 201
+        assert made.headers["location"].startswith("/tide/files/")
+        assert httpx.post(f"{running.url}/files/", headers=TUS, timeout=10).status_code == 401
+
+
+def test_the_installed_command_is_there() -> None:
+    assert COMMAND.is_file()
