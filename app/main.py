@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import version
+from urllib.parse import urlsplit
 
 import structlog
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.access import AccessPolicy, hash_key, host_of
+from app.api.access import AccessPolicy, hash_key
 from app.api.router import install_api
 from app.api.tus import TusOptions, mount_tus
 from app.bootstrap import Role, StartRefused, open_container
@@ -53,7 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openapi_url=None,
         lifespan=partial(_lifespan, settings),
     )
-    install_api(app, access)
+    install_api(app, access, public_url=settings.service.public_url)
     mount_tus(
         app,
         TusOptions(
@@ -75,13 +76,13 @@ def access_policy(settings: Settings) -> AccessPolicy:
         keys = frozenset({hash_key(read_key(key_file))})
     elif not settings.is_open:
         raise key_required(_why_not_open(settings))
-    public = (
-        host_of(service.public_url.split("://")[1].split("/")[0]) if service.public_url else None
-    )
+    public = urlsplit(service.public_url or "")
+    # Behind a proxy that rewrites Host, our own pages are same-origin by PUBLIC_URL only.
+    own = {f"{public.scheme}://{public.netloc}"} if public.hostname else set()
     return AccessPolicy(
         key_hashes=keys,
-        allowed_hosts=frozenset({public} if public else ()),
-        allowed_origins=frozenset(service.cors_origins) - {LOOPBACK},
+        allowed_hosts=frozenset({public.hostname} if public.hostname else ()),
+        allowed_origins=(frozenset(service.cors_origins) | own) - {LOOPBACK},
         loopback_origins=LOOPBACK in service.cors_origins,
     )
 
@@ -101,10 +102,11 @@ async def _lifespan(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         try:
             container = await stack.enter_async_context(open_container(settings, Role.SERVE))
-        except (StartRefused, AppError) as error:
+        except (StartRefused, AppError, OSError) as error:
             log.error("service.start_refused", reason=str(error))  # noqa: TRY400 - no bug, no trace
             app.state.refusal = str(error)
             raise
+        await container.uploads.recover_after_boot()
         await stack.enter_async_context(_running(app, container))
         app.state.container = container
         stack.callback(setattr, app.state, "container", None)  # from here on /readyz says no
@@ -129,6 +131,8 @@ async def _running(app: FastAPI, container: Container) -> AsyncIterator[None]:
             await stop_cleanup_scheduler(scheduler)
         finally:
             await container.engine.stop()
+        # A clean stop makes every byte durable, so that a reboot of the machine cuts nothing.
+        await container.uploads.sync_unfinished()
 
 
 async def _work(app: FastAPI, scheduler: CleanupScheduler, container: Container) -> None:

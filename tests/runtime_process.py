@@ -17,6 +17,7 @@ import httpx
 COMMAND = Path(sys.executable).with_name("tidemill")
 START_SECONDS = 40.0
 STOP_SECONDS = 30.0
+COMMAND_SECONDS = 60.0
 INHERITED = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR", "COVERAGE_PROCESS_START")
 
 
@@ -27,7 +28,7 @@ def clean_environment(**variables: str) -> dict[str, str]:
 
 
 def run_command(
-    *arguments: str, folder: Path, timeout: float = 60.0, **variables: str
+    *arguments: str, folder: Path, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run ``tidemill`` to its end in ``folder`` and return what it printed."""
     return subprocess.run(
@@ -36,7 +37,7 @@ def run_command(
         env=clean_environment(**variables),
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
 

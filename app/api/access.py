@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import structlog
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,8 +20,6 @@ from app.domain.errors import (
     HostNotAllowed,
     OriginNotAllowed,
 )
-
-log = structlog.get_logger(__name__)
 
 TUS_PREFIX = "/files"
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/docs", "/openapi.json", "/favicon.ico"})

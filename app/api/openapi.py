@@ -1,5 +1,6 @@
 """The OpenAPI document: what FastAPI makes of the routes, the tus calls, keys and problems added."""
 
+import asyncio
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -45,7 +46,8 @@ def install_openapi(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
     async def serve(request: Request) -> JSONResponse:
-        document = app.openapi()
+        # The first time it takes a good part of a second, which the event loop does not have.
+        document = await asyncio.to_thread(app.openapi)
         root: str = request.scope.get("root_path", "")
         servers = [{"url": below(root, "") or "/"}]
         return JSONResponse({**document, "servers": servers})

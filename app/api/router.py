@@ -13,13 +13,15 @@ from app.api.routes import batches, health, jobs, outputs, sessions, sweeps
 API_PREFIX = "/api/v1"
 
 
-def install_api(app: FastAPI, access: AccessPolicy) -> None:
+def install_api(app: FastAPI, access: AccessPolicy, *, public_url: str | None = None) -> None:
     """Make ``app`` serve everything but /files, which ``api.tus`` mounts.
 
     ``app`` must have been made with ``docs_url=None, redoc_url=None, openapi_url=None``, since all of
-    these are served by ourselves; ``app.state.container`` is set by the lifespan.
+    these are served by ourselves; ``app.state.container`` is set by the lifespan. ``public_url``:
+    sessions tell their tus endpoint below it, for pages of other sites.
     """
     app.state.access = access
+    app.state.public_url = public_url
     app.router.redirect_slashes = False
     api = APIRouter(prefix=API_PREFIX)
     for noun in (sessions, batches, jobs, outputs, sweeps):

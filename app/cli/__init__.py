@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from app.cli.config import config
+from app.cli.demo import demo
 from app.cli.migrate import migrate
 from app.cli.serve import serve
 from app.cli.storage import storage
@@ -45,7 +46,7 @@ def tidemill(
     del version
 
 
-for command in (serve, upload, sweep, storage, config, migrate):
+for command in (serve, upload, sweep, storage, config, migrate, demo):
     app.command()(command)
 
 
@@ -56,7 +57,7 @@ def main() -> None:
     except SettingsError as error:
         complain(error.problems)
         sys.exit(USAGE)
-    except (AppError, StartRefused) as error:
+    except (AppError, StartRefused, OSError) as error:
         complain([str(error)])
         sys.exit(FAILED)
     except KeyboardInterrupt:

@@ -40,7 +40,7 @@ def config(
     if as_json:
         typer.echo(json.dumps([_as_json(each) for each in effective], indent=2))
         return
-    table = Table("variable", "value", "from", box=None, header_style="bold")
+    table = _table("value", "from")
     for each in effective:
         style = "dim" if each.origin == "default" else None
         table.add_row(each.variable.name, each.shown, each.origin, style=style)
@@ -71,7 +71,17 @@ def _list_all(*, as_json: bool) -> None:
         ]
         typer.echo(json.dumps(listed, indent=2))
         return
-    table = Table("variable", "default", "description", box=None, header_style="bold")
+    table = _table("default", "description")
     for each in variables():
         table.add_row(each.name, each.default, each.description)
     output().print(table, markup=False)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold")
+    table.add_column(
+        "variable", no_wrap=True, min_width=max(len(each.name) for each in variables())
+    )
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

@@ -14,6 +14,9 @@ from app.cli.terminal import FAILED, complain, load_settings, output, show_bytes
 from app.domain.sweeps import SweepName, SweepReport, Trigger, Victim
 from app.settings import Settings
 
+ID_COLUMNS = 32
+"""A shortened id is good for nothing."""
+
 
 def sweep(
     name: Annotated[SweepName, typer.Argument(help="Which one.", show_default=False)],
@@ -65,8 +68,11 @@ async def _run(
 
 def _show(console: Console, report: SweepReport, victims: tuple[Victim, ...]) -> None:
     if victims:
-        table = Table("kind", "id", "why", box=None, header_style="bold")
-        table.add_column("size", justify="right")
+        table = Table(box=None, header_style="bold")
+        table.add_column("kind", no_wrap=True)
+        table.add_column("id", no_wrap=True, min_width=ID_COLUMNS)
+        table.add_column("why", overflow="fold")
+        table.add_column("size", justify="right", no_wrap=True)
         for each in victims:
             table.add_row(each.kind, each.id, each.why, show_bytes(each.size_bytes))
         console.print(table, markup=False)

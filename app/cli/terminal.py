@@ -1,5 +1,6 @@
 """How the command talks: results on stdout, everything else on stderr, one sentence per failure."""
 
+import sys
 from collections.abc import Iterable, Mapping
 
 from rich.console import Console
@@ -10,11 +11,15 @@ from app.settings import Settings
 FAILED = 1
 USAGE = 2
 INTERRUPTED = 130
+PIPE_COLUMNS = 10_000
 
 
 def output() -> Console:
-    """Return the console for results; made anew, since stdout may be replaced."""
-    return Console(highlight=False, soft_wrap=True)
+    """Return the console for results; made anew, since stdout may be replaced.
+
+    In a pipe nothing is wrapped or cut: ids and values are for the next command.
+    """
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 
 
 def messages() -> Console:

@@ -47,7 +47,8 @@ class Expected:
 class FFmpegStep:
     """One run of FFmpeg. ``arguments`` come from ``app.operations.ffmpeg`` only, without the binary.
 
-    ``output`` is the name of the file it writes inside the job's folder.
+    ``output`` is the name of the file it writes inside the job's folder. ``pixels`` of its largest
+    picture decide how much memory it may take.
     """
 
     name: str
@@ -56,6 +57,7 @@ class FFmpegStep:
     output: str
     expected: Expected
     source_has_damage_check: bool = True
+    pixels: int = 0
 
 
 Step = FFmpegStep

@@ -93,7 +93,7 @@ SEEK_MARGIN = Fraction(1)
 GLOBAL = ("-nostdin", "-xerror", "-copyts")
 """Before everything. ``-copyts``: filters cut by the clip's own timestamps, not by shifted ones."""
 
-_NAME = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}\Z")
 
 
 def foreign_clip(

@@ -27,7 +27,7 @@ def to_seconds(value: float | str) -> Fraction:
     """
     if not isinstance(value, str):
         return Fraction(Decimal(str(value)))
-    if not _PATTERN.match(value):
+    if not _PATTERN.fullmatch(value):
         msg = f"not a time: {value!r}"
         raise ValueError(msg)
     total = Fraction(0)

@@ -129,6 +129,7 @@ class Trim:
                 duration_tolerance=_tolerance(clip.media.video, cut),
                 has_audio=audio is not None,
             ),
+            pixels=clip.media.video.width * clip.media.video.height,
         )
         return Plan(
             steps=(step,),

@@ -1,5 +1,7 @@
-"""uvicorn's HTTP protocol with a limit on what a request may send before its body."""
+"""uvicorn's HTTP protocol with a limit on what comes before a body, and ways to end a connection."""
 
+import asyncio
+import logging
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -8,6 +10,12 @@ from app.api.tus.connection import OfferConnection
 
 MAX_HEAD_BYTES = 64 * 2**10
 """Request line and headers; httptools itself would collect them without end."""
+HEAD_SECONDS = 30.0
+"""How long a client may take for a head: else idle connections would cost it nothing and us sockets."""
+LINGER_SECONDS = 2.0
+"""How long what a refused client still sends is read: a close with unread data would reset the
+connection, and the client would never see the answer.
+"""
 
 _REFUSAL = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
@@ -17,15 +25,19 @@ _REFUSAL = (
     b"\r\n"
     b"The request's head is too large.\n"
 )
+_SILENT = logging.getLogger(f"{__name__}.silent")
+_SILENT.disabled = True
 
 
 class LimitedProtocol(OfferConnection):
-    """Answers 431 and closes when the head of a request grows over ``MAX_HEAD_BYTES``."""
+    """Bounds the head of a request in size (431) and in time (the connection is closed)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_head = True
         self._head_bytes = 0
+        self._is_refused = False
+        self._head_timer: asyncio.TimerHandle | None = None
 
     @property
     def is_receiving(self) -> bool:
@@ -34,14 +46,24 @@ class LimitedProtocol(OfferConnection):
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and cycle.more_body and not cycle.response_complete
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
         super().data_received(data)
         # Only what leaves a head unfinished counts: one read may hold a head and much of its body.
         if self._in_head:
+            self._await_head()
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self.transport.write(_REFUSAL)
-                self.transport.close()
+                self._refuse()
 
     def on_message_begin(self) -> None:
         self._in_head = True
@@ -50,8 +72,31 @@ class LimitedProtocol(OfferConnection):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_bytes = 0
+        self._stop_waiting()
         super().on_headers_complete()
 
-    def cut(self) -> None:
-        """Close the connection now; its request is told that the client is gone."""
+    def park(self) -> None:
+        """Close the connection; its request is told that the client is gone and keeps what came."""
         self.transport.close()
+
+    def cut_off(self) -> None:
+        """Drop the connection with what it still has to send, for a request about to be cancelled."""
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None:
+            cycle.logger = _SILENT  # uvicorn logs a cancelled request as a crash of the application
+        self.transport.abort()
+
+    def _await_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self) -> None:
+        self._is_refused = True
+        self.transport.write(_REFUSAL)
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)

@@ -158,7 +158,7 @@ class Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             # A body could go on for hours: the writer keeps what arrived, the client resumes later.
             if isinstance(connection, LimitedProtocol) and connection.is_receiving:
-                connection.cut()
+                connection.park()
             else:
                 connection.shutdown()
         if not await self._is_quiet_within(self._settings.service.drain_seconds):
@@ -178,7 +178,8 @@ class Server(uvicorn.Server):
     async def _cut_off(self) -> None:
         log.warning("service.requests_cut", requests=len(self.server_state.tasks))
         for connection in list(self.server_state.connections):
-            connection.transport.abort()
+            if isinstance(connection, LimitedProtocol):
+                connection.cut_off()
         await asyncio.sleep(0)  # lets them be told of it first, as by a client that left
         for task in list(self.server_state.tasks):
             task.cancel()

@@ -78,16 +78,44 @@ def check_params(operation: Operation, params: dict[str, Any]) -> Params:
     try:
         return operation.params_model.model_validate(params)
     except ValidationError as error:
-        names = ", ".join(operation.params_model.model_fields)
-        errors = [
-            _error(
-                ".".join(str(part) for part in found["loc"]) or "params",
-                found["msg"].removeprefix("Value error, "),
-                _allowed(found["type"], found.get("ctx", {}), names),
-            )
-            for found in error.errors(include_url=False, include_input=False)
-        ]
+        fields = operation.params_model.model_fields
+        names = ", ".join(fields)
+        merged: dict[str, dict[str, Any]] = {}
+        for found in error.errors(include_url=False, include_input=False):
+            place = _place(found["loc"], params)
+            message = found["msg"].removeprefix("Value error, ")
+            allowed = _allowed(found["type"], found.get("ctx", {}), names)
+            if place in merged:
+                # The other branch of a value that may be of several types.
+                merged[place]["message"] += f"; or {message}"
+                merged[place]["allowed"] = merged[place]["allowed"] or allowed
+            else:
+                merged[place] = _error(place, message, allowed)
+        errors = list(merged.values())
+        for each in errors:
+            # What a pattern wants is better said by examples.
+            field = fields.get(each["loc"].partition(".")[0])
+            if each["allowed"] is None and field is not None and field.examples:
+                each["allowed"] = "such as " + ", ".join(map(str, field.examples))
         raise InvalidParams(_sentence(errors), extra={"errors": errors}) from error
+
+
+def _place(location: tuple[int | str, ...], params: object) -> str:
+    """Return where in the client's own JSON a complaint belongs.
+
+    Pydantic appends the branch of a union that failed (``end.float``), which no client has written.
+    """
+    parts, value = [], params
+    for part in location:
+        if isinstance(value, dict):
+            parts.append(part)
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            parts.append(part)
+            value = value[part]
+        else:
+            break
+    return ".".join(str(part) for part in parts) or "params"
 
 
 def _allowed(kind: str, context: dict[str, Any], names: str) -> str | None:

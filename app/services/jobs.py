@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -231,11 +232,12 @@ class JobService:
         return view
 
     async def _await_end(self, owner: str, job_id: str, seconds: float) -> JobView:
-        until = self.clock.monotonic() + seconds
         view = await self.get(owner, job_id)
-        while view.job.status.is_active and self.clock.monotonic() < until:
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
-            view = await self.get(owner, job_id)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while view.job.status.is_active:
+                    await asyncio.sleep(LOOK_AGAIN_SECONDS)
+                    view = await self.get(owner, job_id)
         return view
 
     def _bury(self, tx: Transaction, owner: str, job_id: str) -> Sequence[str]:

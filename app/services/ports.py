@@ -257,6 +257,10 @@ class SweepReportRows(Protocol):
         """Newest first."""
         ...
 
+    def delete_before(self, sweep: SweepName, before: datetime) -> int:
+        """Remove the reports of a sweep that started before ``before``; returns how many."""
+        ...
+
 
 class CleanupRows(Protocol):
     def put(self, pending: PendingCleanup) -> None:

@@ -513,9 +513,12 @@ def test_a_bug_leaves_its_traceback_in_the_log_and_nothing_in_the_answer(
     bench: Bench, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with prepared(CASES["internal_error"], bench) as ask:
-        asked = dataclasses.replace(ask, headers={"x-request-id": "find-me-1"})
+        asked = dataclasses.replace(
+            ask, headers={"x-request-id": "find-me-1", "origin": "http://localhost:3000"}
+        )
         response = asked.send(bench.served.http)
     assert response.json()["request_id"] == "find-me-1"
+    assert response.headers["access-control-allow-origin"] == "http://localhost:3000"
     assert "secret" not in response.text
     lines = capfd.readouterr()
     crashed = [line for line in (lines.out + lines.err).splitlines() if "request.crashed" in line]

@@ -223,7 +223,7 @@ def test_termination_stops_the_writer_and_nothing_comes_back(
         assert time.perf_counter() - began < 1
         assert stalled.answer()[0] == 423
     assert tus.head(upload_id).status_code == 404
-    assert os.listdir(server.root / "uploads") == []
+    assert list((server.root / "uploads").iterdir()) == []
     assert server.read(lambda tx: tx.uploads.find(upload_id)) is None
 
 
@@ -331,7 +331,7 @@ def test_a_killed_server_loses_nothing_that_was_written(tmp_path: Path) -> None:
         assert response.headers["tidemill-batch"]
         assert file.read_bytes() == data
         # The dead process's socket is gone with the first one that starts.
-        assert len([name for name in os.listdir(root / "run") if name.startswith("locks-")]) == 1
+        assert len(list((root / "run").glob("locks-*"))) == 1
 
 
 def test_a_stopping_server_keeps_what_arrived(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_a_stopping_server_keeps_what_arrived(tmp_path: Path) -> None:
             server._server.should_exit = True
             server._thread.join(20)
     assert (tmp_path / "data" / "uploads" / upload_id).read_bytes() == data[:123_456]
-    assert [n for n in os.listdir(tmp_path / "data" / "run") if n.startswith("locks-")] == []
+    assert list((tmp_path / "data" / "run").glob("locks-*")) == []
 
 
 # --- memory, disks, the row ----------------------------------------------------------------------
@@ -427,23 +427,32 @@ def test_a_creation_that_fills_the_disk_leaves_nothing(small_disk: Path, tmp_pat
         assert server.read(lambda tx: tx.uploads.totals()) == {}
 
 
+@contextmanager
+def injected(running: subprocess.Popen[str], file: Path, fault: str) -> Iterator[None]:
+    """Have the kernel's calls on one file of a running server delayed or refused."""
+    with subprocess.Popen(
+        ["strace", "-qq", "-f", "-o", "/dev/null", "-p", str(running.pid), "-P", str(file),
+         "-e", f"inject={fault}"],
+    ) as tracer:  # fmt: skip
+        try:
+            until(lambda: "TracerPid:\t0" not in Path(f"/proc/{running.pid}/status").read_text())
+            yield
+        finally:
+            tracer.terminate()
+            tracer.wait(10)
+
+
 def test_a_slow_disk_delays_only_its_own_upload(tmp_path: Path) -> None:
     root = tmp_path / "data"
     with process(root) as (running, port), TusClient(f"http://127.0.0.1:{port}") as tus:
         slow, other = tus.new(2_000_000), tus.new(10)
         file = root / "uploads" / slow
         assert tus.patch(slow, 0, b"x" * 100).status_code == 204
-        tracer = subprocess.Popen(
-            ["strace", "-qq", "-f", "-o", "/dev/null", "-p", str(running.pid), "-P", str(file),
-             "-e", "trace=pwritev,pwritev2,pwrite64,write,writev",
-             "-e", "inject=pwritev,pwritev2,pwrite64,write,writev:delay_enter=700000"],
-        )  # fmt: skip
-        try:
-            until(lambda: "TracerPid:\t0" not in Path(f"/proc/{running.pid}/status").read_text())
-            with raw_patch(port, slow, 100, 1_000_000) as request:
-                sender = threading.Thread(target=request.send, args=(b"y" * 1_000_000,))
+        with raw_patch(port, slow, 100, 1_000_000) as request:
+            sender = threading.Thread(target=request.send, args=(b"y" * 1_000_000,))
+            times = []
+            with injected(running, file, "pwritev,pwritev2,pwrite64,write:delay_enter=700000"):
                 sender.start()
-                times = []
                 deadline = time.monotonic() + 2.5
                 while time.monotonic() < deadline:
                     began = time.perf_counter()
@@ -451,14 +460,32 @@ def test_a_slow_disk_delays_only_its_own_upload(tmp_path: Path) -> None:
                     assert tus.http.get("/livez").status_code == 200
                     times.append((time.perf_counter() - began) / 2)
                 assert file.stat().st_size < 1_000_100
-                assert max(times) < 0.1
-                tracer.terminate()
-                tracer.wait(10)
-                sender.join(20)
-                assert request.answer()[0] == 204
-        finally:
-            tracer.kill()
-            tracer.wait(10)
+            assert max(times) < 0.1
+            sender.join(20)
+            assert request.answer()[0] == 204
+
+
+def test_a_disk_error_is_500_with_the_true_offset(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    data = os.urandom(1_000_000)
+    with process(root) as (running, port), TusClient(f"http://127.0.0.1:{port}") as tus:
+        upload_id = tus.new(len(data))
+        file = root / "uploads" / upload_id
+        assert tus.patch(upload_id, 0, data[:1000]).status_code == 204
+        with injected(running, file, "pwritev,pwritev2,pwrite64,write:error=EIO:when=2+"):
+            response = tus.patch(upload_id, 1000, data[1000:])
+        assert (response.status_code, code_of(response)) == (500, "storage_failed")
+        offset = int(response.headers["upload-offset"])
+        assert 1000 <= offset == tus.offset(upload_id) == file.stat().st_size < len(data)
+        # A sync that fails says nothing of what is in the file: the PATCH was not received.
+        with injected(running, file, "fdatasync,fsync:error=EIO"):
+            response = tus.patch(upload_id, offset, data[offset:])
+        assert (response.status_code, code_of(response)) == (500, "storage_failed")
+        assert int(response.headers["upload-offset"]) == offset == tus.offset(upload_id)
+        assert "tidemill-batch" not in tus.head(upload_id).headers
+        response = tus.patch(upload_id, offset, data[offset:])
+        assert (response.status_code, file.read_bytes()) == (204, data)
+        assert response.headers["tidemill-batch"]
 
 
 def test_head_says_423_while_the_database_is_busy(server: TusServer, tus: TusClient) -> None:
@@ -528,19 +555,19 @@ def test_after_a_boot_of_the_machine_only_what_was_synced_counts(tmp_path: Path)
         assert tus.patch(cut, 0, b"hel").status_code == 204
         with server.file(cut).open("ab") as file:
             file.write(b"\0\0\0\0")  # what a lost page may look like
-    with tus_server(root, replace(config, boot_id="another boot")) as server:
-        with TusClient(server.url) as tus:
-            assert tus.offset(cut) == 3
-            assert server.do(server.parts.uploads.recover_after_boot()) == 2
-            assert server.file(cut).read_bytes() == b"hel"
-            assert server.file(kept).read_bytes() == b"hello"
-            assert server.do(server.parts.uploads.recover_after_boot()) == 0
-            assert tus.patch(cut, 3, b"lo").status_code == 204
-    with tus_server(root, replace(config, boot_id="a third")) as server:
-        with TusClient(server.url) as tus:
-            # A PATCH before the recovery finds it first.
-            assert tus.patch(cut, 5, b"world").status_code == 204
-            assert server.file(cut).read_bytes() == b"helloworld"
+    later = replace(config, boot_id="another boot")
+    with tus_server(root, later) as server, TusClient(server.url) as tus:
+        assert tus.offset(cut) == 3
+        assert server.do(server.parts.uploads.recover_after_boot()) == 2
+        assert server.file(cut).read_bytes() == b"hel"
+        assert server.file(kept).read_bytes() == b"hello"
+        assert server.do(server.parts.uploads.recover_after_boot()) == 0
+        assert tus.patch(cut, 3, b"lo").status_code == 204
+    later = replace(config, boot_id="a third")
+    with tus_server(root, later) as server, TusClient(server.url) as tus:
+        # A PATCH before the recovery finds it first.
+        assert tus.patch(cut, 5, b"world").status_code == 204
+        assert server.file(cut).read_bytes() == b"helloworld"
 
 
 def test_with_fsync_off_a_boot_cuts_nothing(tmp_path: Path) -> None:
@@ -549,10 +576,10 @@ def test_with_fsync_off_a_boot_cuts_nothing(tmp_path: Path) -> None:
     with tus_server(root, config) as server, TusClient(server.url) as tus:
         upload_id = tus.new(10)
         tus.patch(upload_id, 0, b"hello")
-    with tus_server(root, replace(config, boot_id="another")) as server:
-        with TusClient(server.url) as tus:
-            server.do(server.parts.uploads.recover_after_boot())
-            assert tus.offset(upload_id) == 5
+    later = replace(config, boot_id="another")
+    with tus_server(root, later) as server, TusClient(server.url) as tus:
+        server.do(server.parts.uploads.recover_after_boot())
+        assert tus.offset(upload_id) == 5
 
 
 def test_the_metrics_count_what_happened(server: TusServer, tus: TusClient) -> None:

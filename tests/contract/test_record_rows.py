@@ -121,6 +121,18 @@ async def test_reports_come_back_newest_first(db: SqlDatabase) -> None:
     assert await db.read(lambda tx: tx.sweep_reports.find_latest(SweepName.SPENT_INPUTS)) is None
 
 
+async def test_old_reports_of_one_sweep_can_be_taken_away(db: SqlDatabase) -> None:
+    old = make_report(started_at=NOON)
+    new = make_report(started_at=NOON + HOUR)
+    of_another = make_report(started_at=NOON, sweep=SweepName.STALE_SESSIONS)
+    await db.write(lambda tx: insert_all(tx, new, old, of_another))
+    assert (
+        await db.write(lambda tx: tx.sweep_reports.delete_before(SweepName.GC_FILES, NOON + HOUR))
+        == 1
+    )
+    assert await db.read(lambda tx: tx.sweep_reports.list_latest(10)) == [new, of_another]
+
+
 async def test_one_path_has_one_pending_deletion(db: SqlDatabase) -> None:
     first = make_cleanup("uploads/x")
     second = replace(first, reason="expired", next_attempt_at=NOON + HOUR)

@@ -1,6 +1,7 @@
 """Servers of the installed command and clips for it."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,16 @@ from tests.e2e.frames import make_clip
 from tests.e2e.harness import COMMAND, Server
 
 
-@pytest.fixture
-def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Make servers on data folders of their own; they are ended with the test, and must have behaved."""
+@contextmanager
+def _servers_in(folder: Path) -> Iterator[Callable[..., Server]]:
+    """A maker of servers on data folders of their own; at the end they stop and must have behaved."""
     assert COMMAND.is_file(), f"{COMMAND} is not installed: run `make setup`"
     servers: list[Server] = []
 
     def make(
         settings: Mapping[str, object] | None = None, *, wrapper: tuple[str, ...] = ()
     ) -> Server:
-        server = Server(tmp_path / f"data{len(servers)}", settings, wrapper=wrapper)
+        server = Server(folder / f"data{len(servers)}", settings, wrapper=wrapper)
         servers.append(server)
         return server
 
@@ -29,9 +30,23 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Make servers for one test."""
+    with _servers_in(tmp_path) as make:
+        yield make
+
+
+@pytest.fixture
 def server(make_server: Callable[..., Server]) -> Server:
-    """A running server with the settings as they come."""
+    """A running server with the settings as they come, for one test."""
     return make_server().start()
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running server for a module's tests that look only at what they made themselves."""
+    with _servers_in(tmp_path_factory.mktemp("shared")) as make:
+        yield make().start()
 
 
 @pytest.fixture(scope="session")

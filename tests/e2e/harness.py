@@ -55,8 +55,8 @@ def clean_environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
 class Server:
     """One ``tidemill serve`` on a data folder; stopped, killed and started again at will.
 
-    ``settings`` are variables without prefix. ``wrapper`` goes before the command; the server's own
-    process is found below it.
+    ``settings`` are variables without prefix. ``wrapper`` goes before the command, which it must
+    become by exec.
     """
 
     def __init__(
@@ -81,15 +81,9 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The process that serves, also when it runs below a wrapper."""
+        """The process that serves: wrappers become it."""
         assert self._process is not None
-        if not self.wrapper:
-            return self._process.pid
-        for child in psutil.Process(self._process.pid).children(recursive=True):
-            with suppress(psutil.Error):
-                if str(COMMAND) in child.cmdline():
-                    return child.pid
-        raise AssertionError("the server is not below its wrapper")
+        return self._process.pid
 
     @property
     def is_running(self) -> bool:
@@ -142,15 +136,20 @@ class Server:
     def stop(self) -> int:
         """Ask it to stop, wait, and return its exit code."""
         assert self._process is not None
-        with suppress(ProcessLookupError, AssertionError, psutil.Error):
+        with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
         return self._process.wait(STOP_SECONDS)
 
-    def kill(self) -> list[psutil.Process]:
-        """kill -9 of the leader alone. Returns the children it had, dead or alive."""
+    def kill(self, tracer: "subprocess.Popen[bytes] | None" = None) -> list[psutil.Process]:
+        """kill -9 of the leader alone. Returns the children it had, dead or alive.
+
+        A tracer goes right after it: the dead are not buried before their tracer has looked.
+        """
         assert self._process is not None
         children = psutil.Process(self.pid).children(recursive=True)
         os.kill(self.pid, signal.SIGKILL)
+        if tracer is not None:
+            tracer.kill()
         self._process.wait(STOP_SECONDS)
         return children
 
@@ -255,8 +254,7 @@ def strace(pid: int, *options: str, log: Path) -> Iterator[subprocess.Popen[byte
         wait_for(attached, "strace to attach", 10)
         yield tracer
     finally:
-        if tracer.poll() is None:
-            tracer.terminate()
+        tracer.kill()
         tracer.wait(10)
 
 

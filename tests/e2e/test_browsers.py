@@ -18,8 +18,10 @@ def _names(value: str) -> set[str]:
 
 
 @pytest.mark.parametrize("method", ["POST", "HEAD", "PATCH", "DELETE"])
-def test_a_preflight_for_tus_is_answered_without_credentials(server: Server, method: str) -> None:
-    with server.client() as browser:
+def test_a_preflight_for_tus_is_answered_without_credentials(
+    shared_server: Server, method: str
+) -> None:
+    with shared_server.client() as browser:
         path = create(browser, 10) if method != "POST" else "/files/"
         response = browser.options(
             path,
@@ -39,8 +41,8 @@ def test_a_preflight_for_tus_is_answered_without_credentials(server: Server, met
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
-def test_a_preflight_for_the_rest_is_answered_too(server: Server, method: str) -> None:
-    with server.client() as browser:
+def test_a_preflight_for_the_rest_is_answered_too(shared_server: Server, method: str) -> None:
+    with shared_server.client() as browser:
         response = browser.options(
             "/api/v1/upload",
             headers={
@@ -53,8 +55,8 @@ def test_a_preflight_for_the_rest_is_answered_too(server: Server, method: str) -
     assert response.headers["access-control-allow-origin"] == PAGE
 
 
-def test_every_header_that_a_page_needs_is_exposed(server: Server) -> None:
-    with server.client(headers={"Origin": PAGE}) as browser:
+def test_every_header_that_a_page_needs_is_exposed(shared_server: Server) -> None:
+    with shared_server.client(headers={"Origin": PAGE}) as browser:
         session_id = open_session(browser, expected_files=1)
         del session_id
         made = browser.post("/files/", headers=TUS | {"Upload-Length": "4"})
@@ -77,8 +79,8 @@ def test_every_header_that_a_page_needs_is_exposed(server: Server) -> None:
     assert {"tidemill-upload", "tidemill-batch"} <= set(finished.headers)
 
 
-def test_a_page_of_another_site_gets_nothing(server: Server) -> None:
-    with server.client() as browser:
+def test_a_page_of_another_site_gets_nothing(shared_server: Server) -> None:
+    with shared_server.client() as browser:
         path = create(browser, 4)
         preflight = browser.options(
             path,

@@ -26,6 +26,7 @@ from app.infrastructure.worker.digests import FileDigests
 from app.infrastructure.worker.embedded import EmbeddedEngine
 from app.infrastructure.worker.worker_lock import WorkerLock, WorkerLocks
 from app.operations.registry import Registry
+from app.operations.trim import Trim
 from app.services.disposal import Disposal
 from app.services.job_claims import Claims
 from app.services.job_closing import Closing
@@ -37,7 +38,7 @@ from app.services.job_run import LeaseKeeper
 from app.services.job_runner import JobRunner
 from app.services.jobs import JobService, JobView
 from app.services.media import MediaService
-from app.services.ports import Database, Files, Transaction
+from app.services.ports import Database, Files, MediaProbe, StepRunner, Transaction
 from app.services.recovery import Recovery
 from app.services.workshop import Workshop
 from tests.factories import make_batch, make_completed_upload, make_session
@@ -105,16 +106,21 @@ class House:
         workers: int = 2,
         db_through: Callable[[Database], Database] = lambda db: db,
         files_through: Callable[[Files], Files] = lambda files: files,
+        tools: tuple[MediaProbe, StepRunner] | None = None,
     ) -> Self:
-        """Wire a house; ``…_through`` put something between the services and a port."""
+        """Wire a house; ``…_through`` put something between the services and a port.
+
+        ``tools`` are a real probe and step runner instead of the fakes, which then stay idle.
+        """
         url = f"sqlite:///{root / layout.DATABASE}"
         clock, metrics, rules = SystemClock(), PrometheusMetrics(), JobRules(policy, HOLDS)
         real_db = SqlDatabase.open(url, clock=clock, busy_seconds=0.5)
         db, files = db_through(real_db), files_through(LocalFiles(DataFolder(root)))
         disposal = Disposal(db, files, clock, metrics)
         steps, probe, worker = FakeSteps(), FakeProbe(), new_id()
-        registry = Registry([Polish(), Join()])
-        media = MediaService(db, files, probe)
+        registry = Registry([Polish(), Join(), Trim()])
+        real_probe, real_steps = tools or (probe, steps)
+        media = MediaService(db, files, real_probe)
         workshop = Workshop(db, files, media, registry)
         closing = Closing(db, files, disposal, clock, metrics, rules)
         publication = Publication(db, files, FileDigests(), clock, closing)
@@ -140,7 +146,7 @@ class House:
                 Claims(worker, db, clock, metrics),
                 LeaseKeeper(db, clock, policy),
                 workshop,
-                steps,
+                real_steps,
                 publication,
                 closing,
             ),

@@ -20,13 +20,15 @@ from app.main import create_app
 from app.services.container import Container
 from app.services.ports import Transaction
 from app.settings import Settings
+from app.settings.groups import IntervalSettings
 
 T = TypeVar("T")
 
 START_SECONDS = 30.0
 TUS = {"Tus-Resumable": "1.0.0"}
 OCTETS = {"Content-Type": "application/offset+octet-stream"}
-VOLATILE = {"leases", "instance", "alembic_version"}
+VOLATILE = {"leases", "sweep_reports", "instance", "alembic_version"}
+NEVER = 7 * 86400.0
 
 
 class Served:
@@ -38,7 +40,7 @@ class Served:
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}{settings.service.root_path}"
+        self.url = f"http://127.0.0.1:{self.port}"
         config = uvicorn.Config(
             self.app,
             loop="asyncio",
@@ -195,6 +197,8 @@ def settings_for(data: Path, **groups: dict[str, Any]) -> Settings:
         "data": {"data_dir": data},
         "disk": {"disk_reserve_bytes": 0},
         "service": {"log_format": "json"},
+        # Sweeps run at the start and when a test asks for one.
+        "intervals": dict.fromkeys(IntervalSettings.model_fields, NEVER),
     }
     for group, values in groups.items():
         chosen[group] = {**chosen.get(group, {}), **values}

@@ -5,7 +5,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -26,7 +26,7 @@ class TusClient:
     def __init__(self, url: str) -> None:
         self.http = httpx.Client(base_url=url, timeout=30)
 
-    def __enter__(self) -> "TusClient":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -46,7 +46,7 @@ class TusClient:
 
     def new(self, length: int | None = None, **headers: str) -> str:
         """Create an upload and return its id."""
-        response = self.create(length, **headers)
+        response = self.create(length, content=None, **headers)
         assert response.status_code == 201, response.text
         return id_of(response)
 
@@ -93,7 +93,7 @@ class RawRequest:
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self.socket.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
 
-    def __enter__(self) -> "RawRequest":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -113,7 +113,8 @@ class RawRequest:
         head, _, body = data.partition(b"\r\n\r\n")
         status, *lines = head.decode("latin-1").split("\r\n")
         headers = {
-            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines)
         }
         while len(body) < int(headers.get("content-length", "0")):
             piece = self._receive()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import uvicorn
 import uvloop
@@ -28,6 +28,7 @@ from app.api.middleware import install_middleware
 from app.api.tus import TusOptions, mount_tus
 from app.api.tus.connection import OfferConnection
 from app.domain.jobs import JobPolicy
+from app.domain.layout import MARKER
 from app.domain.sessions import SessionPolicy
 from app.domain.uploads import FsyncMode, UploadPolicy
 from app.infrastructure.clock import SystemClock
@@ -39,12 +40,11 @@ from app.infrastructure.storage.paths import DataFolder
 from app.infrastructure.storage.upload_bytes import FileUploadBytes
 from app.infrastructure.storage.upload_locks import FlockUploadLocks
 from app.operations.registry import default_registry
+from app.server.malloc import tune_malloc
 from app.services.completion import CompletionService
 from app.services.disposal import Disposal
 from app.services.ports import Clock
 from app.services.uploads import UploadService
-
-T = TypeVar("T")
 
 DAY = timedelta(days=1)
 JOB_POLICY = JobPolicy(
@@ -113,6 +113,7 @@ async def open_parts(
 ) -> AsyncIterator[Parts]:
     """Open a data folder with its database, and close it again."""
     folder = DataFolder.open(root)
+    (folder.root / MARKER).touch()
     url = f"sqlite:///{folder.root}/tidemill.db"
     if config.migrate:
         await asyncio.to_thread(upgrade, url)
@@ -182,9 +183,7 @@ def make_app(root: Path, config: TusConfig) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_parts(root, config) as parts:
             app.state.parts = parts
-            app.state.container = SimpleNamespace(
-                uploads=parts.uploads, metrics=_Uncounted()
-            )
+            app.state.container = SimpleNamespace(uploads=parts.uploads, metrics=_Uncounted())
             yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)
@@ -267,7 +266,7 @@ class TusServer:
     def file(self, upload_id: str) -> Path:
         return self.root / "uploads" / upload_id
 
-    def __enter__(self) -> "TusServer":
+    def __enter__(self) -> Self:
         self._thread.start()
         self._ready.result(20)
         return self
@@ -293,7 +292,7 @@ class TusServer:
             raise
 
     async def _announce(self) -> None:
-        while not self._server.started:
+        while not self._server.started:  # noqa: ASYNC110  uvicorn has a flag, no event
             await asyncio.sleep(0.01)
         self._ready.set_result(None)
 
@@ -307,8 +306,6 @@ def tus_server(root: Path, config: TusConfig | None = None, **options: Any) -> I
 def _main() -> None:
     root = Path(sys.argv[1])
     port = int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    from app.server.malloc import tune_malloc
-
     tune_malloc()
     fsync = FsyncMode(sys.argv[3]) if len(sys.argv) > 3 else FsyncMode.COMPLETE
     config = TusConfig(fsync=fsync, migrate=not (root / "tidemill.db").exists())

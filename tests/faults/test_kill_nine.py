@@ -96,7 +96,9 @@ def test_killed_between_the_last_byte_and_completion_the_batch_exists_once(
         stored = _upload_file(server, path)
         slow_sync = "inject=fsync,fdatasync:delay_enter=20000000"
         with (
-            strace(server.pid, "-P", str(stored), "-e", slow_sync, log=tmp_path / "strace.log"),
+            strace(
+                server.pid, "-P", str(stored), "-e", slow_sync, log=tmp_path / "strace.log"
+            ) as tracer,
             SlowPatch(server.port, path, 0, len(body)) as under_way,
         ):
             under_way.send(body)
@@ -104,7 +106,7 @@ def test_killed_between_the_last_byte_and_completion_the_batch_exists_once(
                 lambda: stored.exists() and stored.stat().st_size == len(body), "the last byte"
             )
             status = server.rows("SELECT status FROM uploads")
-            children = server.kill()
+            children = server.kill(tracer)
         assert status == [("receiving",)], "it was completed before its last byte was safe"
     _assert_dead(children, server)
     server.start({"UNCLAIMED_INTERVAL_SECONDS": 3600})
@@ -144,7 +146,7 @@ def test_killed_while_a_job_publishes_it_ends_once(
     clip: Path,
     tmp_path: Path,
 ) -> None:
-    renames = f"inject=rename,renameat,renameat2:{delay}=20000000"
+    renames = f"inject=rename,renameat,renameat2:{delay}=5000000"
     with server.client() as api:
         then = {"operation": "trim", "params": {"start": 2, "end": 7}}
         session_id = open_session(api, expected_files=1, then=then)
@@ -154,10 +156,10 @@ def test_killed_while_a_job_publishes_it_ends_once(
             lambda: api.get(f"/api/v1/jobs/{job_id}").json()["status"] == "processing", "a start"
         )
         # Attached while FFmpeg works: its own calls are not followed, the server's all are.
-        with strace(server.pid, "-e", renames, log=tmp_path / "strace.log"):
+        with strace(server.pid, "-e", renames, log=tmp_path / "strace.log") as tracer:
             wait_for(lambda: reached(server), "the middle of publishing", 60)
             assert api.get(f"/api/v1/jobs/{job_id}").json()["status"] == "processing"
-            children = server.kill()
+            children = server.kill(tracer)
     _assert_dead(children, server)
     server.start()
     _assert_job_ends_once(server, job_id, batch_id, clip, tmp_path)

@@ -350,8 +350,8 @@ async def test_then_is_checked_like_a_request(house: House) -> None:
 async def test_operations_tell_their_inputs_and_the_schema_of_their_parameters(
     house: House,
 ) -> None:
-    polish, join = house.jobs.operations()
-    assert (polish.name, join.name) == ("polish", "join")
+    polish, *others = house.jobs.operations()
+    assert [polish.name, *(each.name for each in others)] == ["polish", "join", "trim"]
     assert polish.inputs[0].maximum == 1
     assert polish.params["properties"]["until"]["maximum"] == 100
     assert polish.params["additionalProperties"] is False
@@ -449,3 +449,19 @@ async def test_jobs_of_others_are_as_if_they_never_were(house: House) -> None:
     await house.jobs.delete(OWNER, job.id, cancel=True)
     with pytest.raises(JobNotFound):
         await house.jobs.get("somebody else", job.id)
+
+
+async def test_a_wrong_value_of_several_types_is_one_mistake_at_its_own_name(house: House) -> None:
+    batch, _ = await house.add_batch(CLIP)
+    error = await refused(house, JobRequest("trim", {"end": "soon"}, batch_id=batch.id))
+    assert isinstance(error, InvalidParams)
+    (one,) = error.extra["errors"]
+    assert one["loc"] == "end"
+    assert one["allowed"].startswith("such as 7,")
+
+
+async def test_a_mistake_of_the_whole_has_the_place_params(house: House) -> None:
+    batch, _ = await house.add_batch(CLIP)
+    error = await refused(house, JobRequest("trim", {}, batch_id=batch.id))
+    assert [each["loc"] for each in error.extra["errors"]] == ["params"]
+    assert "give start or end" in error.detail

@@ -1,5 +1,6 @@
 """``tidemill serve`` in its own process: it starts, says how it is, and stops without a trace."""
 
+import base64
 import json
 import os
 import signal
@@ -7,10 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import imageio_ffmpeg
 import psutil
 import pytest
 
@@ -32,6 +33,14 @@ def create_upload(running: Service, length: int) -> str:
     )
     assert answer.status_code == 201, answer.text
     return answer.headers["location"]
+
+
+def stored_upload(running: Service, content: bytes) -> str:
+    path = create_upload(running, len(content))
+    headers = {**TUS, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+    sent = httpx.patch(running.url + path, content=content, headers=headers, timeout=30)
+    assert sent.status_code == 204
+    return path
 
 
 def begin_patch(running: Service, path: str, *, length: int, first: bytes) -> socket.socket:
@@ -103,18 +112,7 @@ def test_what_arrived_of_a_body_is_kept_when_it_stops(tmp_path: Path) -> None:
 def test_an_answer_that_is_on_its_way_may_end_before_it_stops(tmp_path: Path) -> None:
     content = os.urandom(30_000_000)
     with service(tmp_path, variables={"TIDEMILL_DRAIN_SECONDS": "20"}) as running:
-        path = create_upload(running, len(content))
-        sent = httpx.patch(
-            running.url + path,
-            content=content,
-            headers={
-                **TUS,
-                "Upload-Offset": "0",
-                "Content-Type": "application/offset+octet-stream",
-            },
-            timeout=30,
-        )
-        assert sent.status_code == 204
+        path = stored_upload(running, content)
         with httpx.stream("GET", running.url + path, timeout=20) as answer:
             pieces = answer.iter_raw(65536)
             received = [next(pieces)]
@@ -128,13 +126,7 @@ def test_an_answer_that_is_on_its_way_may_end_before_it_stops(tmp_path: Path) ->
 def test_an_answer_that_nobody_takes_is_cut_off_after_the_drain(tmp_path: Path) -> None:
     content = os.urandom(30_000_000)
     with service(tmp_path, variables={"TIDEMILL_DRAIN_SECONDS": "0.5"}) as running:
-        path = create_upload(running, len(content))
-        headers = {
-            **TUS,
-            "Upload-Offset": "0",
-            "Content-Type": "application/offset+octet-stream",
-        }
-        httpx.patch(running.url + path, content=content, headers=headers, timeout=30)
+        path = stored_upload(running, content)
         with running.connect() as connection:
             request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n\r\n"
             connection.sendall(request.encode())
@@ -146,18 +138,8 @@ def test_an_answer_that_nobody_takes_is_cut_off_after_the_drain(tmp_path: Path) 
 
 def test_a_second_signal_exits_at_once(tmp_path: Path) -> None:
     with service(tmp_path, variables={"TIDEMILL_DRAIN_SECONDS": "60"}) as running:
+        path = stored_upload(running, bytes(30_000_000))
         with running.connect() as connection:
-            path = create_upload(running, 30_000_000)
-            httpx.patch(
-                running.url + path,
-                content=bytes(30_000_000),
-                headers={
-                    **TUS,
-                    "Upload-Offset": "0",
-                    "Content-Type": "application/offset+octet-stream",
-                },
-                timeout=30,
-            )
             request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n\r\n"
             connection.sendall(request.encode())
             assert connection.recv(1000)
@@ -171,10 +153,8 @@ def test_a_second_signal_exits_at_once(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def slow_ffmpeg(tmp_path: Path) -> Iterator[Path]:
+def slow_ffmpeg(tmp_path: Path) -> Path:
     """An FFmpeg that answers questions as the real one does, and then never ends."""
-    import imageio_ffmpeg  # noqa: PLC0415 - only here
-
     script = tmp_path / "ffmpeg-slow"
     script.write_text(
         "#!/bin/sh\n"
@@ -182,12 +162,10 @@ def slow_ffmpeg(tmp_path: Path) -> Iterator[Path]:
         " esac\nexec sleep 600.25\n"
     )
     script.chmod(0o755)
-    yield script
+    return script
 
 
 def make_clip(path: Path) -> bytes:
-    import imageio_ffmpeg  # noqa: PLC0415 - only here
-
     subprocess.run(
         [
             *(imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi"),
@@ -205,8 +183,6 @@ def start_job(running: Service, clip: bytes) -> str:
     session = httpx.post(
         f"{running.url}/api/v1/upload", json={"expected_files": 1, "then": then}, timeout=10
     ).json()
-    import base64  # noqa: PLC0415
-
     said = base64.b64encode(session["session_id"].encode()).decode()
     headers = {
         **TUS,
@@ -344,3 +320,110 @@ def test_forwarded_headers_count_only_from_trusted_proxies(tmp_path: Path) -> No
 
 def test_the_installed_command_is_there() -> None:
     assert COMMAND.is_file()
+
+
+def test_it_runs_under_a_plain_uvicorn_too(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app"),
+                *("--port", str(port), "--app-dir", str(Path(__file__).parents[2])),
+            ],
+            cwd=tmp_path,
+            env=clean_environment(TIDEMILL_LOG_FORMAT="json"),
+            stderr=log,
+        )
+    try:
+        address = f"http://127.0.0.1:{port}/readyz"
+
+        def ready() -> bool:
+            try:
+                return httpx.get(address, timeout=5).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        eventually(ready, seconds=40, what="the start")
+        made = httpx.post(
+            f"http://127.0.0.1:{port}/files/",
+            headers={
+                **TUS,
+                "Upload-Length": "3",
+                "Content-Type": "application/offset+octet-stream",
+            },
+            content=b"abc",
+            timeout=10,
+        )
+        assert made.status_code == 201
+        assert made.headers["tidemill-batch"]
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_start_that_plain_uvicorn_makes_is_refused_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.txt").write_text("mine")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", "0"),
+            *("--app-dir", str(Path(__file__).parents[2])),
+        ],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "thesis.txt" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_interval_of_a_second_runs_its_sweeps_twice(tmp_path: Path) -> None:
+    names = (*("UPLOAD_GC", "UNCLAIMED", "SESSION_SWEEP", "JOB_CHECK", "CLEANUP", "SPENT_INPUTS"),)
+    variables = {f"TIDEMILL_{name}_INTERVAL_SECONDS": "1" for name in names}
+    with service(tmp_path, variables=variables) as running:
+
+        def counts() -> dict[str, int]:
+            found: dict[str, int] = {}
+            for line in running.events("sweep.finished"):
+                if line["trigger"] == "interval":
+                    found[line["sweep"]] = found.get(line["sweep"], 0) + 1
+            return found
+
+        eventually(
+            lambda: len(counts()) == 8 and min(counts().values()) >= 2,
+            seconds=30,
+            what="two runs of each sweep",
+        )
+        assert running.stop() == 0
+
+
+def test_a_scheduler_that_dies_stops_the_process_with_a_failure(tmp_path: Path) -> None:
+    script = """
+import sys
+import app.main as main
+from app.infrastructure.scheduler import CleanupScheduler
+from app.server import serve
+from app.settings import Settings
+
+main.WATCH_SECONDS = 0.05
+CleanupScheduler.is_alive = lambda self, now: False
+sys.exit(serve(Settings.load()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=clean_environment(TIDEMILL_PORT="0", TIDEMILL_LOG_FORMAT="json"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert done.returncode == 1, done.stderr
+    assert [line["part"] for line in lines if line["event"] == "service.failed"] == ["scheduler"]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from app.api.error_guide import GUIDE, as_markdown, catalogue
 from app.api.errors import STATUS, problem, problem_response
 from app.api.pagination import decode_cursor, encode_cursor
+from app.api.schemas.base import absolute_below
 from app.domain import errors
 from app.domain.errors import (
     AppError,
@@ -87,6 +88,22 @@ def test_a_head_gets_the_status_without_the_body() -> None:
 def test_text_that_is_no_unicode_does_not_break_a_problem() -> None:
     body = problem(InvalidRequest("a \ud800 b"), None).body
     assert json.loads(body)["detail"] == "a ? b"
+
+
+@pytest.mark.parametrize(
+    ("public_url", "root_path", "address"),
+    [
+        (None, "", "/files/"),
+        (None, "/tide", "/tide/files/"),
+        ("https://t.example/", "", "https://t.example/files/"),
+        ("https://t.example", "/tide", "https://t.example/tide/files/"),
+        ("https://t.example/tide", "/tide", "https://t.example/tide/files/"),
+    ],
+)
+def test_an_address_is_absolute_where_the_public_one_is_known(
+    public_url: str | None, root_path: str, address: str
+) -> None:
+    assert absolute_below(public_url, root_path, "/files/") == address
 
 
 @given(st.datetimes(timezones=st.just(UTC)))

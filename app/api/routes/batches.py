@@ -7,8 +7,9 @@ from fastapi import APIRouter, Query, Request, Response
 from app.api.dependencies import Batches, Owner
 from app.api.json_route import JsonRoute
 from app.api.pagination import PageDep, encode_cursor
-from app.api.schemas.base import BatchId, below
+from app.api.schemas.base import EXAMPLE_BATCH, BatchId, below
 from app.api.schemas.batches import BatchList, BatchOut, NewBatch, batch_out
+from app.api.schemas.downloads import made
 from app.api.schemas.problems import problems
 from app.domain.errors import (
     BatchGone,
@@ -33,6 +34,7 @@ router = APIRouter(route_class=JsonRoute, tags=["batches"])
     status_code=201,
     summary="Make a session a batch",
     responses={
+        **made(201, "Made now.", f"/api/v1/batches/{EXAMPLE_BATCH}"),
         200: {"model": BatchOut, "description": "The session was a batch already: this one."},
         **problems(
             SessionNotFound,

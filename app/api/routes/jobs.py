@@ -8,8 +8,8 @@ from app.api.dependencies import Jobs, Outputs, Owner
 from app.api.json_route import JsonRoute
 from app.api.pagination import PageDep, encode_cursor
 from app.api.routes.outputs import send_output
-from app.api.schemas.base import JobId, below
-from app.api.schemas.downloads import DOWNLOAD
+from app.api.schemas.base import EXAMPLE_JOB, JobId, below
+from app.api.schemas.downloads import DOWNLOAD, DOWNLOAD_HEAD, made
 from app.api.schemas.jobs import (
     JobList,
     JobOut,
@@ -85,13 +85,16 @@ async def list_operations(jobs: Jobs) -> OperationList:
     "/jobs",
     status_code=202,
     summary="Start a job",
-    responses=problems(
-        *(UnknownOperation, InvalidParams, InvalidInputs, InputsDeleted),
-        *(BatchNotFound, BatchGone, UploadNotFound, OutputNotFound, QueueFull),
-        *(NotMedia, EmptyFile, NoVideoStream, MediaOverLimits, TrimOutOfRange, InputDamaged),
-        *(JobTimedOut, StorageFailed),
-        *(MalformedRequest, NotSupported, RequestTooLarge, UnsupportedMediaType),
-    ),
+    responses={
+        **made(202, "Queued.", f"/api/v1/jobs/{EXAMPLE_JOB}"),
+        **problems(
+            *(UnknownOperation, InvalidParams, InvalidInputs, InputsDeleted),
+            *(BatchNotFound, BatchGone, UploadNotFound, OutputNotFound, QueueFull),
+            *(NotMedia, EmptyFile, NoVideoStream, MediaOverLimits, TrimOutOfRange, InputDamaged),
+            *(JobTimedOut, StorageFailed),
+            *(MalformedRequest, NotSupported, RequestTooLarge, UnsupportedMediaType),
+        ),
+    },
 )
 async def create_job(
     request: Request, response: Response, body: NewJobIn, owner: Owner, jobs: Jobs
@@ -183,7 +186,7 @@ async def get_job_output(
     response_class=Response,
     summary="Ask what a job's one output is",
     responses={
-        **DOWNLOAD,
+        **DOWNLOAD_HEAD,
         **problems(JobNotFound, JobGone, OutputNotReady, OutputGone, StorageFailed),
     },
 )

@@ -6,7 +6,7 @@ from app.api.dependencies import Outputs, Owner
 from app.api.file_response import FileResponse, StoredFile
 from app.api.json_route import JsonRoute
 from app.api.schemas.base import OutputId
-from app.api.schemas.downloads import DOWNLOAD
+from app.api.schemas.downloads import DOWNLOAD, DOWNLOAD_HEAD
 from app.api.schemas.problems import problems
 from app.domain.errors import (
     JobRunning,
@@ -20,17 +20,14 @@ from app.services.outputs import OutputService
 
 router = APIRouter(route_class=JsonRoute, tags=["outputs"])
 
-_RESPONSES = {
-    **DOWNLOAD,
-    **problems(OutputNotFound, OutputGone, OutputNotReady, RangeNotSatisfiable, StorageFailed),
-}
+_ABSENT = (OutputNotFound, OutputGone, OutputNotReady, StorageFailed)
 
 
 @router.get(
     "/outputs/{output_id}",
     response_class=Response,
     summary="Download an output",
-    responses=_RESPONSES,
+    responses={**DOWNLOAD, **problems(*_ABSENT, RangeNotSatisfiable)},
 )
 async def get_output(output_id: OutputId, owner: Owner, outputs: Outputs) -> Response:
     """The bytes, as an attachment. Range, If-Range, If-None-Match and If-Modified-Since work."""
@@ -41,7 +38,7 @@ async def get_output(output_id: OutputId, owner: Owner, outputs: Outputs) -> Res
     "/outputs/{output_id}",
     response_class=Response,
     summary="Ask what a download would be",
-    responses=_RESPONSES,
+    responses={**DOWNLOAD_HEAD, **problems(*_ABSENT)},
 )
 async def head_output(output_id: OutputId, owner: Owner, outputs: Outputs) -> Response:
     """The headers of GET: length, name, ETag and digest."""

@@ -6,9 +6,10 @@ from fastapi import APIRouter, Body, Request, Response
 
 from app.api.dependencies import Owner, Sessions, Uploads
 from app.api.json_route import JsonRoute
-from app.api.schemas.base import SessionId, UploadId, below
+from app.api.schemas.base import EXAMPLE_SESSION, SessionId, UploadId, absolute_below, below
+from app.api.schemas.downloads import made
 from app.api.schemas.problems import problems
-from app.api.schemas.sessions import NewSession, SessionOut, session_out
+from app.api.schemas.sessions import TUS_ENDPOINT, NewSession, SessionOut, session_out
 from app.api.schemas.uploads import UploadOut, upload_out
 from app.domain.errors import (
     InvalidInputs,
@@ -43,15 +44,18 @@ _EXAMPLES = {
     "/upload",
     status_code=201,
     summary="Open a session",
-    responses=problems(
-        UnknownOperation,
-        InvalidParams,
-        InvalidInputs,
-        MalformedRequest,
-        NotSupported,
-        RequestTooLarge,
-        UnsupportedMediaType,
-    ),
+    responses={
+        **made(201, "Opened.", f"/api/v1/upload/{EXAMPLE_SESSION}"),
+        **problems(
+            UnknownOperation,
+            InvalidParams,
+            InvalidInputs,
+            MalformedRequest,
+            NotSupported,
+            RequestTooLarge,
+            UnsupportedMediaType,
+        ),
+    },
 )
 async def open_session(
     request: Request,
@@ -72,7 +76,7 @@ async def open_session(
     view = await sessions.create(owner, new.expected_files, then)
     root = request.scope.get("root_path", "")
     response.headers["location"] = below(root, f"/api/v1/upload/{view.session.id}")
-    return session_out(view, root)
+    return session_out(view, _tus_endpoint(request))
 
 
 @router.get(
@@ -85,7 +89,7 @@ async def get_session(
 ) -> SessionOut:
     """The session with its uploads and their offsets right now. Looking keeps it alive."""
     view = await sessions.get(owner, session_id)
-    return session_out(view, request.scope.get("root_path", ""))
+    return session_out(view, _tus_endpoint(request))
 
 
 @router.delete(
@@ -109,3 +113,8 @@ async def delete_session(session_id: SessionId, owner: Owner, sessions: Sessions
 async def get_upload(upload_id: UploadId, owner: Owner, uploads: Uploads) -> UploadOut:
     """State, offset and batch of one upload; 410 with the reason once it was deleted."""
     return upload_out(await uploads.get(owner, upload_id))
+
+
+def _tus_endpoint(request: Request) -> str:
+    public_url: str | None = request.app.state.public_url
+    return absolute_below(public_url, request.scope.get("root_path", ""), TUS_ENDPOINT)

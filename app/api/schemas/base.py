@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import Path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -50,6 +51,14 @@ class Out(BaseModel):
 def below(root_path: str, path: str) -> str:
     """Return ``path`` as clients reach it behind ``root_path``."""
     return f"{root_path.rstrip('/')}{path}"
+
+
+def absolute_below(public_url: str | None, root_path: str, path: str) -> str:
+    """Return ``path`` as an address from anywhere, where the service knows its own public one."""
+    if public_url is None:
+        return below(root_path, path)
+    base = public_url.rstrip("/")
+    return f"{base}{path}" if urlsplit(base).path else f"{base}{below(root_path, path)}"
 
 
 def _known(error: type[AppError], thing: str) -> AfterValidator:

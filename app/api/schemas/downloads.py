@@ -27,7 +27,9 @@ _HEADERS = {
     ),
 }
 
-DOWNLOAD: dict[int | str, dict[str, Any]] = {
+Responses = dict[int | str, dict[str, Any]]
+
+DOWNLOAD: Responses = {
     200: {
         "description": "The whole file.",
         "content": {"video/mp4": _BYTES},
@@ -43,3 +45,14 @@ DOWNLOAD: dict[int | str, dict[str, Any]] = {
     },
     304: {"description": "The client has it already.", "headers": _VALIDATORS},
 }
+
+DOWNLOAD_HEAD: Responses = {
+    200: {"description": "The headers of the whole file.", "headers": _HEADERS},
+    304: DOWNLOAD[304],
+}
+
+
+def made(status: int, description: str, where: str) -> Responses:
+    """Return the response of a call that makes something and says where it is."""
+    headers = {"Location": _header("Where to look at it.", where)}
+    return {status: {"description": description, "headers": headers}}

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from app.api.schemas.base import EXAMPLE_SESSION, In, Out, below
+from app.api.schemas.base import EXAMPLE_SESSION, In, Out
 from app.api.schemas.uploads import UploadOut, upload_out
 from app.domain.sessions import SessionStatus, Then
 from app.services.sessions import SessionView
@@ -80,8 +80,7 @@ class SessionOut(Out):
     )
 
 
-def session_out(view: SessionView, root_path: str) -> SessionOut:
-    """Return the session with its uploads; ``root_path`` leads its tus endpoint."""
+def session_out(view: SessionView, tus_endpoint: str) -> SessionOut:
     session, then = view.session, view.session.then
     return SessionOut(
         session_id=session.id,
@@ -94,7 +93,7 @@ def session_out(view: SessionView, root_path: str) -> SessionOut:
         else None,
         uploads=[upload_out(upload) for upload in view.uploads],
         batch_id=session.batch_id,
-        tus=TusOut(endpoint=below(root_path, TUS_ENDPOINT), metadata={"session": session.id}),
+        tus=TusOut(endpoint=tus_endpoint, metadata={"session": session.id}),
         created_at=session.created_at,
         expires_at=view.expires_at,
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from app.domain.errors import UploadLocked
+from app.domain.errors import AppError, UploadLocked
 from app.domain.uploads import Upload
 from app.services.completion import Completion
 from app.services.upload_states import NewUpload
@@ -48,6 +48,8 @@ class Exchange:
                 self.completion = await self.uploads.completion.complete(self.upload_id)
         except UploadLocked:
             log.info("upload.completion_deferred", upload_id=self.upload_id)
+        except AppError as error:
+            log.warning("upload.completion_failed", upload_id=self.upload_id, code=error.code)
         except Exception:
             log.exception("upload.completion_failed", upload_id=self.upload_id)
         if self.completion is None:

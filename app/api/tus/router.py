@@ -124,7 +124,8 @@ def _scope(
 
 
 async def _require_our_app(request: Request) -> None:
-    if request.scope.get(_KEY) is not current.get(None):
+    exchange = request.scope.get(_KEY)
+    if exchange is None or exchange is not current.get(None):
         raise InternalError("The tus router was reached around its checks.")
 
 

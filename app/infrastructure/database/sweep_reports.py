@@ -1,8 +1,9 @@
 """Rows of the reports that sweeps leave."""
 
 from dataclasses import asdict
+from datetime import datetime
 
-from sqlalchemy import Connection, RowMapping, bindparam, insert, select
+from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select
 
 from app.domain.sweeps import SweepName, SweepReport
 from app.infrastructure.database.tables import sweep_reports
@@ -13,6 +14,9 @@ _NEWEST = select(sweep_reports).order_by(_ROW.started_at.desc(), _ROW.id.desc())
 _INSERT = insert(sweep_reports)
 _LATEST_OF = _NEWEST.where(_ROW.sweep == bindparam("sweep_")).limit(1)
 _LATEST = _NEWEST.limit(bindparam("limit_"))
+_DELETE_BEFORE = delete(sweep_reports).where(
+    _ROW.sweep == bindparam("sweep_"), _ROW.started_at < bindparam("before_")
+)
 
 
 class SqlSweepReports(SweepReportRows):
@@ -31,6 +35,11 @@ class SqlSweepReports(SweepReportRows):
     def list_latest(self, limit: int) -> list[SweepReport]:
         found = self._connection.execute(_LATEST, {"limit_": limit})
         return [_report(row) for row in found.mappings()]
+
+    def delete_before(self, sweep: SweepName, before: datetime) -> int:
+        return self._connection.execute(
+            _DELETE_BEFORE, {"sweep_": sweep, "before_": before}
+        ).rowcount
 
 
 def _report(row: RowMapping) -> SweepReport:

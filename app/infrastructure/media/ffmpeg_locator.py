@@ -10,6 +10,7 @@ import imageio_ffmpeg
 
 from app.infrastructure.media.process_runner import run_briefly
 
+ANSWER_SECONDS = 10.0
 ENCODERS = ("libx264", "aac")
 FILTERS = ("overlay", "fade", "xfade", "concat")
 
@@ -88,7 +89,7 @@ def _bundled() -> Path | None:
 
 def _examine(path: Path) -> tuple[str, str]:
     """Return the version and what is wrong with the binary, "" when nothing is."""
-    about = run_briefly([str(path), "-version"])
+    about = run_briefly([str(path), "-version"], timeout_seconds=ANSWER_SECONDS)
     version = _VERSION.match(about.stdout)
     if not about.succeeded or version is None:
         return "", f"it does not answer to -version ({about.stderr.strip()[:200] or 'no version'})"
@@ -100,6 +101,8 @@ def _examine(path: Path) -> tuple[str, str]:
 
 
 def _missing(path: Path, listing: str, wanted: tuple[str, ...]) -> list[str]:
-    listed = run_briefly([str(path), "-hide_banner", listing]).stdout
+    listed = run_briefly(
+        [str(path), "-hide_banner", listing], timeout_seconds=ANSWER_SECONDS
+    ).stdout
     there = {line.split()[1] for line in listed.splitlines() if len(line.split()) > 1}
     return [name for name in wanted if name not in there]

@@ -28,7 +28,7 @@ MOST_PACKETS = 3000
 """So many packets may pass before the first picture comes out."""
 TAIL_SECONDS = 2
 """The end is read from here on: the last picture shown is not the last one stored."""
-UNEVEN = Fraction(1, 100)
+UNEVEN = Fraction(1, 1000)
 """Average and nominal frame rate differ by more than this: the rate is variable."""
 SHORT_BY_SECONDS = Fraction(1, 2)
 """A file may end this much before its headers say; beyond, it is truncated."""

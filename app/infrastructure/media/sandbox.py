@@ -91,7 +91,7 @@ def detect_sandbox(mode: Literal["auto", "require", "off"] = "auto") -> Sandbox:
     """
     if mode == "off":
         return Sandbox(SandboxLevel.LIMITS)
-    for sandbox in _candidates():
+    for sandbox in candidates():
         if works(sandbox):
             return sandbox
     if mode == "require":
@@ -104,7 +104,8 @@ def detect_sandbox(mode: Literal["auto", "require", "off"] = "auto") -> Sandbox:
     return Sandbox(SandboxLevel.LIMITS)
 
 
-def _candidates() -> list[Sandbox]:
+def candidates() -> list[Sandbox]:
+    """Return the levels to try here, strongest first."""
     bubblewrap = shutil.which("bwrap")
     first = [Sandbox(SandboxLevel.BUBBLEWRAP, Path(bubblewrap))] if bubblewrap else []
     return [*first, Sandbox(SandboxLevel.NO_NETWORK)]

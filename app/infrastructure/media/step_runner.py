@@ -7,7 +7,14 @@ from pathlib import Path
 
 import structlog
 
-from app.domain.errors import AppError, InputDamaged, JobTimedOut, NoSpace, RenderFailed
+from app.domain.errors import (
+    AppError,
+    InputDamaged,
+    JobTimedOut,
+    NoSpace,
+    NoVideoStream,
+    RenderFailed,
+)
 from app.domain.media import MediaInfo
 from app.infrastructure.media.ffmpeg_locator import FFmpeg
 from app.infrastructure.media.process_output import activity
@@ -29,6 +36,9 @@ MICROSECONDS = 1_000_000
 LOOK_SECONDS = 1.0
 CPU_SECONDS = 4 * 3600
 FILE_SIZE_BYTES = 64 * 1024**3
+BASE_MEMORY_BYTES = 4 * 1024**3
+MEMORY_BYTES_PER_PIXEL = 256
+"""A picture of 4096x4096 in ten bits does not fit in 4 GiB of address space; this makes it 8."""
 
 NO_SPACE = ("No space left on device", "Disk quota exceeded")
 TOO_LARGE = "File too large"
@@ -122,7 +132,11 @@ class FFmpegStepRunner:
             ),
             folder=folder.absolute(),
             readable=(self._ffmpeg.path,),
-            limits=ProcessLimits(cpu_seconds=CPU_SECONDS, file_size_bytes=FILE_SIZE_BYTES),
+            limits=ProcessLimits(
+                address_space_bytes=BASE_MEMORY_BYTES + step.pixels * MEMORY_BYTES_PER_PIXEL,
+                cpu_seconds=CPU_SECONDS,
+                file_size_bytes=FILE_SIZE_BYTES,
+            ),
         )
 
     async def _watch(self, child: Child, progress: _Progress) -> Finished:
@@ -146,30 +160,33 @@ class FFmpegStepRunner:
 
     async def _check(self, step: FFmpegStep, part: Path, finished: Finished) -> None:
         """Compare the result with what was expected of it."""
-        damaged = step.source_has_damage_check
-        try:
-            media = await self._probe.probe(part)
-        except FileNotFoundError as error:
-            raise RenderFailed("The encoder wrote nothing.") from error
-        except JobTimedOut:
-            raise
-        except AppError as error:
-            log.warning("ffmpeg.result_unreadable", step=step.name, stderr=finished.stderr)
-            if damaged and DAMAGE.search(finished.stderr):
-                raise InputDamaged(_damage("no picture could be decoded")) from error
-            msg = f"The encoder's result is not a usable video: {error.detail}"
-            raise RenderFailed(msg) from error
+        media = await self._look(step, part, finished)
         expected = step.expected
         off = _end_seconds(media) - expected.duration_seconds
         if abs(off) > expected.duration_tolerance:
             got, wanted = f"{_end_seconds(media):.3f} s", f"{expected.duration_seconds:.3f} s"
-            if damaged and off < 0:
+            if step.source_has_damage_check and off < 0:
                 raise InputDamaged(_damage(f"only {got} of {wanted} could be decoded"))
             msg = f"The result ends at {got} where {wanted} were expected."
             raise RenderFailed(msg)
         if (media.audio is not None) != expected.has_audio:
             msg = "The result has no sound." if expected.has_audio else "The result has a sound."
             raise RenderFailed(msg)
+
+    async def _look(self, step: FFmpegStep, part: Path, finished: Finished) -> MediaInfo:
+        try:
+            return await self._probe.probe(part)
+        except FileNotFoundError as error:
+            raise RenderFailed("The encoder wrote nothing.") from error
+        except JobTimedOut:
+            raise
+        except AppError as error:
+            log.warning("ffmpeg.result_unreadable", step=step.name, stderr=finished.stderr)
+            no_picture = isinstance(error, NoVideoStream) or DAMAGE.search(finished.stderr)
+            if step.source_has_damage_check and no_picture:
+                raise InputDamaged(_damage("no picture could be decoded there")) from error
+            msg = f"The encoder's result is not a usable video: {error.detail}"
+            raise RenderFailed(msg) from error
 
 
 def _end_seconds(media: MediaInfo) -> float:

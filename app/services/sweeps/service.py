@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
 from app.domain.errors import AppError, SweepRunning
 from app.domain.ids import new_id
 from app.domain.sweeps import SweepName, SweepReport, Trigger, Victim
-from app.services.ports import Clock, Database, Metrics
+from app.services.ports import Clock, Database, Metrics, Transaction
 from app.services.sweeps.base import Sweep, SweepRun
 
 log = structlog.get_logger(__name__)
@@ -20,6 +21,8 @@ LEASE_TTL = timedelta(seconds=30)
 """How long a sweep waits for one whose process was killed; a living one renews its lease."""
 RENEW_SECONDS = 8.0
 MAX_ERRORS_KEPT = 100
+REPORTS_KEPT = timedelta(days=2)
+"""At the default intervals some 14,000 reports are written a day: each run takes away the old ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ class SweepService:
         report = self._report(run_id, run, trigger, self._clock.monotonic() - started)
         if not dry_run:
             self._measure(report, succeeded=came_to_its_end)
-            await self._db.write(lambda tx: tx.sweep_reports.insert(report))
+            await self._db.write(partial(_keep, report))
             if came_to_its_end:
                 self._last_success[name] = self._clock.monotonic()
         _log(report)
@@ -165,6 +168,11 @@ class SweepService:
             await self._db.write(lambda tx: tx.leases.release(lease, holder))
         except AppError as error:  # it runs out by itself
             log.warning("sweep.lease_not_released", lease=lease, code=error.code)
+
+
+def _keep(report: SweepReport, tx: Transaction) -> None:
+    tx.sweep_reports.insert(report)
+    tx.sweep_reports.delete_before(report.sweep, report.started_at - REPORTS_KEPT)
 
 
 def _log(report: SweepReport) -> None:

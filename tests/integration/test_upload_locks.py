@@ -1,0 +1,251 @@
+"""Locks of uploads between holders of one process and of several, on real files and sockets."""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from app.domain.errors import StorageFailed, UploadLocked
+from app.domain.ids import new_id
+from app.infrastructure.storage.paths import DataFolder
+from app.infrastructure.storage.upload_locks import FlockHold, FlockUploadLocks
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> DataFolder:
+    return DataFolder.open(tmp_path / "data")
+
+
+@pytest.fixture
+async def locks(folder: DataFolder) -> AsyncIterator[FlockUploadLocks]:
+    locks = FlockUploadLocks(folder)
+    await locks.start()
+    yield locks
+    await locks.close()
+
+
+@pytest.fixture
+async def others(folder: DataFolder) -> AsyncIterator[FlockUploadLocks]:
+    """The locks of another process, as far as this one can tell."""
+    locks = FlockUploadLocks(folder)
+    await locks.start()
+    yield locks
+    await locks.close()
+
+
+def uploads(folder: DataFolder) -> list[str]:
+    return sorted(path.name for path in (folder.root / "uploads").iterdir())
+
+
+async def stall(hold: FlockHold, held: asyncio.Event) -> str:
+    """Hold until asked to stop, as a writer does whose client is silent."""
+    async with hold:
+        held.set()
+        try:
+            async with hold.interruptible(20):
+                await asyncio.sleep(20)
+        except TimeoutError:
+            return "asked"
+    return "silent"
+
+
+async def test_a_hold_keeps_others_out_and_leaves_no_empty_file(
+    folder: DataFolder, locks: FlockUploadLocks, others: FlockUploadLocks
+) -> None:
+    upload_id = new_id()
+    async with locks.hold(upload_id, wait_seconds=0):
+        assert locks.is_held(upload_id)
+        assert others.is_held(upload_id)
+        for party in (locks, others):
+            with pytest.raises(UploadLocked):
+                async with party.hold(upload_id, wait_seconds=0):
+                    pass
+    assert not others.is_held(upload_id)
+    assert uploads(folder) == []
+
+
+async def test_a_kept_file_stays_and_so_does_one_with_bytes(
+    folder: DataFolder, locks: FlockUploadLocks
+) -> None:
+    empty, full = sorted([new_id(), new_id()])
+    async with locks.hold_for_writing(empty, wait_seconds=0) as hold:
+        hold.keep_file()
+    async with locks.hold_for_writing(full, wait_seconds=0):
+        (folder.root / "uploads" / full).write_bytes(b"x")
+    assert uploads(folder) == [empty, full]
+
+
+@pytest.mark.parametrize("across", [False, True])
+async def test_a_newcomer_stops_a_silent_writer_at_once(
+    locks: FlockUploadLocks, others: FlockUploadLocks, *, across: bool
+) -> None:
+    upload_id, held = new_id(), asyncio.Event()
+    writer = asyncio.create_task(stall(locks.hold_for_writing(upload_id, wait_seconds=1), held))
+    await held.wait()
+    newcomer = (others if across else locks).hold_for_writing(upload_id, wait_seconds=2)
+    began = asyncio.get_running_loop().time()
+    async with newcomer:
+        assert asyncio.get_running_loop().time() - began < 0.5
+        assert not newcomer.is_asked_to_stop
+    assert await writer == "asked"
+
+
+async def test_a_hold_that_does_not_wait_leaves_the_writer_in_peace(
+    locks: FlockUploadLocks, others: FlockUploadLocks
+) -> None:
+    upload_id, held = new_id(), asyncio.Event()
+    hold = locks.hold_for_writing(upload_id, wait_seconds=1)
+    writer = asyncio.create_task(stall(hold, held))
+    await held.wait()
+    for party in (locks, others):
+        with pytest.raises(UploadLocked):
+            async with party.hold(upload_id, wait_seconds=0):
+                pass
+    await asyncio.sleep(0.1)
+    assert not hold.is_asked_to_stop
+    writer.cancel()
+    with suppress(asyncio.CancelledError):
+        await writer
+
+
+async def test_of_those_that_wait_the_newest_goes_first(locks: FlockUploadLocks) -> None:
+    upload_id, order = new_id(), list[int]()
+    release = asyncio.Event()
+
+    async def deletion() -> None:
+        async with locks.hold(upload_id, wait_seconds=0):
+            await release.wait()
+
+    async def wait(turn: int) -> None:
+        async with locks.hold_for_writing(upload_id, wait_seconds=5):
+            order.append(turn)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(deletion())
+        await asyncio.sleep(0)
+        for turn in range(4):
+            group.create_task(wait(turn))
+            await asyncio.sleep(0)
+        release.set()
+    assert order == [3, 2, 1, 0]
+
+
+async def test_who_waits_in_vain_is_told_after_its_limit(locks: FlockUploadLocks) -> None:
+    upload_id = new_id()
+    async with locks.hold(upload_id, wait_seconds=0):
+        with pytest.raises(UploadLocked):
+            async with asyncio.timeout(2), locks.hold_for_writing(upload_id, wait_seconds=0.2):
+                pass
+
+
+async def test_an_older_request_of_another_process_writes_nothing(
+    locks: FlockUploadLocks, others: FlockUploadLocks
+) -> None:
+    """It waited while a newer one came, and got the lock first: chance must not decide."""
+    upload_id = new_id()
+    older = others.hold_for_writing(upload_id, wait_seconds=2)
+    async with locks.hold(upload_id, wait_seconds=0):
+        waiting = asyncio.create_task(older.__aenter__())
+        await asyncio.sleep(0.1)
+        newer = locks.hold_for_writing(upload_id, wait_seconds=0.15)
+        with pytest.raises(UploadLocked):
+            await newer.__aenter__()
+    await waiting
+    assert older.is_asked_to_stop
+    await older.__aexit__(None, None, None)
+
+
+async def test_a_lock_is_taken_on_the_file_that_is_there_not_on_a_deleted_one(
+    folder: DataFolder, locks: FlockUploadLocks, others: FlockUploadLocks
+) -> None:
+    upload_id = new_id()
+    path = folder.root / "uploads" / upload_id
+    path.write_bytes(b"old")
+    waiting = others.hold_for_writing(upload_id, wait_seconds=2)
+    async with locks.hold(upload_id, wait_seconds=0):
+        task = asyncio.create_task(waiting.__aenter__())
+        await asyncio.sleep(0.1)
+        path.unlink()
+    await task
+    assert locks.is_held(upload_id)
+    await waiting.__aexit__(None, None, None)
+    assert uploads(folder) == []
+
+
+async def test_a_lock_dies_with_its_process_and_its_socket_is_removed(
+    folder: DataFolder, locks: FlockUploadLocks
+) -> None:
+    upload_id = new_id()
+    (folder.root / "instance.json").touch()
+    script = (
+        "import asyncio, sys, pathlib\n"
+        "from app.infrastructure.storage.paths import DataFolder\n"
+        "from app.infrastructure.storage.upload_locks import FlockUploadLocks\n"
+        "async def main():\n"
+        "    locks = FlockUploadLocks(DataFolder.open(pathlib.Path(sys.argv[1])))\n"
+        "    await locks.start()\n"
+        "    async with locks.hold(sys.argv[2], wait_seconds=0):\n"
+        "        print('held', flush=True)\n"
+        "        await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    command = [sys.executable, "-c", script, str(folder.root), upload_id]
+    child = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+    assert child.stdout is not None
+    assert await child.stdout.readline() == b"held\n"
+    assert locks.is_held(upload_id)
+    assert len(list((folder.root / "run").glob("locks-*"))) == 2
+    child.kill()
+    await child.communicate()
+    async with locks.hold(upload_id, wait_seconds=0):
+        pass
+    newcomer = FlockUploadLocks(folder)
+    await newcomer.start()
+    await newcomer.close()
+    assert len(list((folder.root / "run").glob("locks-*"))) == 1
+
+
+async def test_garbage_on_the_socket_is_ignored(
+    folder: DataFolder, locks: FlockUploadLocks
+) -> None:
+    (path,) = (folder.root / "run").glob("locks-*")
+    upload_id, held = new_id(), asyncio.Event()
+    hold = locks.hold_for_writing(upload_id, wait_seconds=1)
+    writer = asyncio.create_task(stall(hold, held))
+    await held.wait()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        for message in (b"", b"\xff" * 100, b"a" * 32, upload_id.encode() + b"x", b"\0" * 32):
+            sender.sendto(message, f"/proc/self/fd/{descriptor}/{path.name}")
+        await asyncio.sleep(0.1)
+        assert not hold.is_asked_to_stop
+        sender.sendto(upload_id.encode(), f"/proc/self/fd/{descriptor}/{path.name}")
+        os.close(descriptor)
+    assert await writer == "asked"
+
+
+@pytest.mark.parametrize("name", ["..", "x", "a/b", ""])
+async def test_a_lock_is_named_by_an_id(locks: FlockUploadLocks, name: str) -> None:
+    with pytest.raises(StorageFailed):
+        async with locks.hold(name, wait_seconds=0):
+            pass
+
+
+async def test_a_link_in_the_place_of_an_upload_is_not_followed(
+    folder: DataFolder, locks: FlockUploadLocks, tmp_path: Path
+) -> None:
+    target = tmp_path / "precious"
+    target.write_bytes(b"mine")
+    upload_id = new_id()
+    (folder.root / "uploads" / upload_id).symlink_to(target)
+    with pytest.raises(StorageFailed):
+        async with locks.hold(upload_id, wait_seconds=0):
+            pass
+    assert target.read_bytes() == b"mine"
