@@ -63,6 +63,9 @@ test: $(VENV)/dev.ok $(VENV)/system.ok $(JS)/node_modules/.ok ## Set up what the
 	$(PYTEST) -n 2 --dist loadfile --durations=15 tests/architecture tests/unit tests/contract tests/api tests/integration
 	$(PYTEST) --durations=15 tests/e2e tests/faults
 
+test-long: $(VENV)/dev.ok $(VENV)/system.ok $(JS)/node_modules/.ok ## The long forms of the tests, beside the others
+	$(PYTEST) -m long --durations=15 tests
+
 check: $(VENV)/dev.ok ## Format, lint, types, imports, migrations, generated docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

@@ -142,6 +142,10 @@ def authenticate(scope: Mapping[str, Any], policy: AccessPolicy) -> str:
     CredentialsInvalid when its key is not one of ours. Reads nothing of the body.
     """
     if not policy.needs_key:
+        if is_remote_client(scope):
+            # Started by something else than our own server, on an address that others reach.
+            msg = "Without a key this service is for its own machine only: set TIDEMILL_ADMIN_KEY_FILE."
+            raise CredentialsRequired(msg)
         return OWNER
     given = Headers(raw=list(scope["headers"])).getlist("authorization")
     if not given:
@@ -160,6 +164,11 @@ def is_loopback_client(scope: Mapping[str, Any]) -> bool:
     """Whether the peer of the connection is this machine."""
     client = scope.get("client")
     return client is not None and is_loopback_name(str(client[0]))
+
+
+def is_remote_client(scope: Mapping[str, Any]) -> bool:
+    """Whether the peer is known and another machine."""
+    return scope.get("client") is not None and not is_loopback_client(scope)
 
 
 def may_see_details(scope: Mapping[str, Any], policy: AccessPolicy) -> bool:

@@ -224,7 +224,8 @@ GUIDE: dict[str, Advice] = {
         "Use a smaller clip, or raise the `TIDEMILL_MEDIA_` limit.",
     ),
     "trim_out_of_range": Advice(
-        "`start` or `end` lie outside the clip; `duration_seconds` is its length.",
+        "`start` or `end` lie outside the clip, or in the wrong order; `duration_seconds` is its "
+        "length where a clip is known.",
         "Choose times inside it.",
     ),
     "input_damaged": Advice(

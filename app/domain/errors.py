@@ -332,7 +332,7 @@ class MediaOverLimits(AppError):
 
 
 class TrimOutOfRange(AppError):
-    """start or end do not fit the clip; ``extra["duration_seconds"]`` is its length."""
+    """start or end do not fit the clip; ``extra["duration_seconds"]`` is its length, if known."""
 
     code, kind, title = "trim_out_of_range", Kind.INVALID, "The cut lies outside the clip"
 

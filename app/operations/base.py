@@ -15,6 +15,13 @@ class Params(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def check(self) -> None:
+        """Raise an ``AppError`` of the media section for parameters that fit no input at all.
+
+        Called where the inputs are not known yet, such as for a session's ``then``; where they are,
+        ``plan`` says the same and names the clip's facts. Does nothing unless overridden.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class InputRule:

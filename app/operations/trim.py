@@ -75,6 +75,13 @@ class TrimParams(Params):
             raise ValueError(msg)
         return self
 
+    def check(self) -> None:
+        """Raise ``TrimOutOfRange`` when no clip is long enough for this, however long it is."""
+        start, end = _times(self)
+        problem = _contradiction(start, end)
+        if problem:
+            raise TrimOutOfRange(f"{problem}.")
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:
@@ -155,8 +162,8 @@ def find_cut(params: TrimParams, media: MediaInfo) -> Cut:
     video = media.video
     tick = Fraction(video.time_base)
     whole = Fraction(str(media.duration_seconds))
-    start = Fraction(0) if params.start is None else to_seconds(params.start)
-    end = whole if params.end is None else to_seconds(params.end)
+    start, asked_end = _times(params)
+    end = whole if asked_end is None else asked_end
     _check_range(start, end, whole, media.duration_seconds)
     first = math.ceil(start / tick - HALF)
     stop = math.ceil(end / tick - HALF)
@@ -171,18 +178,31 @@ def find_cut(params: TrimParams, media: MediaInfo) -> Cut:
     )
 
 
+def _times(params: TrimParams) -> tuple[Fraction, Fraction | None]:
+    """Return start and end in seconds; an end that was left out is None."""
+    start = Fraction(0) if params.start is None else to_seconds(params.start)
+    return start, None if params.end is None else to_seconds(params.end)
+
+
+def _contradiction(start: Fraction, end: Fraction | None) -> str | None:
+    """Say what is wrong with the times whatever the clip, None when nothing is."""
+    if start < 0 or (end is not None and end < 0):
+        return "start and end cannot be negative"
+    if end is not None and start >= end:
+        return f"start ({say(start)}) must be before end ({say(end)})"
+    return None
+
+
 def _check_range(start: Fraction, end: Fraction, whole: Fraction, told: float) -> None:
-    if start < 0 or end < 0:
-        raise _out_of_range("start and end cannot be negative", told)
     if start >= whole:
         problem = f"start is {say(start)}, at or beyond the clip's end"
         raise _out_of_range(problem, told)
     if end > whole + END_TOLERANCE:
         problem = f"end is {say(end)}, beyond the clip's end"
         raise _out_of_range(problem, told)
-    if start >= end:
-        problem = f"start ({say(start)}) must be before end ({say(end)})"
-        raise _out_of_range(problem, told)
+    contradiction = _contradiction(start, end)
+    if contradiction:
+        raise _out_of_range(contradiction, told)
 
 
 def _out_of_range(what: str, duration_seconds: float) -> TrimOutOfRange:

@@ -72,7 +72,12 @@ def make_batch(
     )
     superseded, paths = _sort_out(tx, session, batch, now)
     made = _jobs_of(tx, session.then, batch, operations)
-    jobs = tuple(queue(new, new_id(), session.owner, now, job_policy) for new in made)
+    # Made at the same moment, jobs are listed and run in the order of their ids: the files' order.
+    ids = sorted(new_id() for _ in made)
+    jobs = tuple(
+        queue(new, job_id, session.owner, now, job_policy)
+        for new, job_id in zip(made, ids, strict=True)
+    )
     for job in jobs:
         tx.jobs.insert(job)
     return BatchMade(batch, jobs, tuple(paths), tuple(superseded))

@@ -118,7 +118,7 @@ def bury_job(
         burial.tombstone(
             job,
             ThingKind.JOB,
-            parent_id=job.batch_id,
+            parent_id=job.batch_id if job.from_then else None,
             size_bytes=sum(output.size_bytes for output in outputs),
             completed_at=job.completed_at,
         )

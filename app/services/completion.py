@@ -184,10 +184,13 @@ def completion_of(tx: Transaction, upload: Upload) -> Completion:
 
 
 def then_jobs_of(tx: Transaction, batch_id: str) -> tuple[str, ...]:
-    """Return the ids of the jobs that ``then`` made of a batch, those that are gone included."""
+    """Return the ids of the jobs that ``then`` made of a batch, those that are gone included.
+
+    In the order of the files: ``make_batch`` gives out the ids so.
+    """
     living = [job.id for job in tx.jobs.list_by_batch(batch_id) if job.from_then]
     gone = [tombstone.id for tombstone in tx.tombstones.list_by_parent(ThingKind.JOB, batch_id)]
-    return (*living, *gone)
+    return tuple(sorted((*living, *gone)))
 
 
 def _find(tx: Transaction, upload_id: str) -> Upload:

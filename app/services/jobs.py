@@ -106,10 +106,11 @@ class JobService:
     ) -> None:
         """Check a ``then`` before any file is there; ``n_inputs`` None: not known yet.
 
-        Raises UnknownOperation, InvalidParams, InvalidInputs, InvalidRequest.
+        Raises UnknownOperation, InvalidParams, InvalidInputs, InvalidRequest, and what the
+        parameters' own ``check`` raises when no input could fit them.
         """
         known = self.registry.get(operation)
-        check_params(known, params)
+        check_params(known, params).check()
         check_count(known, n_inputs)
         check_timeout(timeout_seconds, self.rules.jobs)
 

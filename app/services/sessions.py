@@ -34,7 +34,7 @@ class OperationCheck(Protocol):
         n_inputs: int | None,
         timeout_seconds: float | None = None,
     ) -> None:
-        """Raises UnknownOperation, InvalidParams, InvalidInputs, InvalidRequest.
+        """Raises UnknownOperation, InvalidParams, InvalidInputs, InvalidRequest, TrimOutOfRange.
 
         ``n_inputs`` None: not known yet.
         """

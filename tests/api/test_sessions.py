@@ -83,6 +83,7 @@ def test_a_wrong_wish_is_named_and_no_session_is_opened(
         ({"operation": "polish", "params": {}}, "unknown_operation"),
         ({"operation": "trim", "params": {"end": "soon"}}, "invalid_params"),
         ({"operation": "trim", "params": {}}, "invalid_params"),
+        ({"operation": "trim", "params": {"start": 5, "end": 2}}, "trim_out_of_range"),
         ({**THEN, "timeout_seconds": 1e6}, "invalid_request"),
     ],
 )

@@ -18,9 +18,12 @@ from app.api.middleware import ALLOWED_HEADERS as CORS_ALLOWED
 from app.api.middleware import EXPOSED_HEADERS as CORS_EXPOSED
 from app.api.tus import ALLOWED_HEADERS, EXPOSED_HEADERS
 from app.domain.ids import new_id
+from app.domain.jobs import Job
 from app.domain.sessions import Session, SessionStatus, Then
 from app.domain.tombstones import Reason, ThingKind, Tombstone
 from app.domain.uploads import UploadStatus
+from app.services.burial import bury_job
+from tests.factories import make_job
 from tests.fakes.tus_client import (
     OFFSET_TYPE,
     VERSION,
@@ -658,21 +661,47 @@ def test_a_session_that_is_a_batch_takes_no_more(server: TusServer, tus: TusClie
 def test_then_makes_a_job_for_each_file_in_the_order_asked_for(
     server: TusServer, tus: TusClient
 ) -> None:
-    session = make_session(server, expected_files=3, then=Then("trim", {"start": 1}))
-    ids = [
-        id_of(tus.create(4, content=b"data", Upload_Metadata=encoded(session=session.id, order=o)))
-        for o in ("2", "1", "3")
+    orders = "452160"
+    then = Then("trim", {"start": 1})
+    session = make_session(server, expected_files=len(orders), then=then)
+    made = [
+        tus.create(4, content=b"data", Upload_Metadata=encoded(session=session.id, order=order))
+        for order in orders
     ]
-    head = tus.head(ids[2])
-    batch_id, job_ids = head.headers["tidemill-batch"], head.headers["tidemill-job"].split(",")
+    in_order = [id_of(answer) for _, answer in sorted(zip(orders, made, strict=True))]
+    batch_id, told = made[-1].headers["tidemill-batch"], made[-1].headers["tidemill-job"]
     files = server.read(lambda tx: tx.uploads.list_by_batch(batch_id))
-    assert [file.id for file in files] == [ids[1], ids[0], ids[2]]
+    assert [file.id for file in files] == in_order
     jobs = server.read(lambda tx: tx.jobs.list_by_batch(batch_id))
-    assert sorted(job.id for job in jobs) == sorted(job_ids)
-    assert {job.inputs[0].upload_id for job in jobs} == set(ids)
+    assert [job.inputs[0].upload_id for job in jobs] == in_order
+    assert [job.id for job in jobs] == told.split(",")
     assert all(job.from_then and job.operation == "trim" for job in jobs)
-    told = {job_id for job_id, _ in server.parts.queue.enqueued}
-    assert set(job_ids) <= told
+    assert {job.id for job in jobs} <= {job_id for job_id, _ in server.parts.queue.enqueued}
+
+    def head_tells() -> str:
+        return tus.head(in_order[0]).headers["tidemill-job"]
+
+    assert head_tells() == told
+    bury_jobs(server, jobs[1])
+    assert head_tells() == told
+
+
+def test_head_tells_only_of_the_jobs_of_then(server: TusServer, tus: TusClient) -> None:
+    upload_id = id_of(tus.create(4, content=b"data"))
+    row, _ = seen(server, upload_id)
+    job = make_job(owner=row.owner, batch_id=row.batch_id, inputs=())
+    server.do(server.parts.db.write(lambda tx: tx.jobs.insert(job)))
+    assert "tidemill-job" not in tus.head(upload_id).headers
+    bury_jobs(server, job)
+    assert "tidemill-job" not in tus.head(upload_id).headers
+
+
+def bury_jobs(server: TusServer, *gone: Job) -> None:
+    def work(tx: Any) -> None:
+        for job in gone:
+            bury_job(tx, job, reason=Reason.JOB_DELETED, sweep=None, now=datetime.now(UTC))
+
+    server.do(server.parts.db.write(work))
 
 
 # --- HEAD after the end --------------------------------------------------------------------------

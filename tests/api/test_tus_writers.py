@@ -21,8 +21,9 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.domain.errors import DatabaseBusy
-from app.domain.tombstones import ThingKind
+from app.domain.tombstones import Reason, ThingKind
 from app.domain.uploads import FsyncMode, UploadStatus
+from app.services.burial import bury_upload
 from tests.fakes.tus_client import (
     OFFSET_TYPE,
     VERSION,
@@ -227,6 +228,28 @@ def test_termination_stops_the_writer_and_nothing_comes_back(
     assert server.read(lambda tx: tx.uploads.find(upload_id)) is None
 
 
+@pytest.mark.parametrize("size", [1_000, 2_000])
+def test_a_body_whose_upload_was_superseded_meanwhile_is_410_and_no_success(
+    server: TusServer, tus: TusClient, size: int
+) -> None:
+    upload_id = tus.new(2_000)
+    row = server.read(lambda tx: tx.uploads.find(upload_id))
+    with raw_patch(server.port, upload_id, 0, size) as overtaken:
+        overtaken.send(b"x" * 500)
+        until(lambda: size_of(server, upload_id) == 500)
+        server.do(
+            server.parts.db.write(
+                lambda tx: bury_upload(
+                    tx, row, reason=Reason.SUPERSEDED, sweep=None, now=datetime.now(UTC)
+                )
+            )
+        )
+        overtaken.send(b"x" * (size - 500))
+        status, _, body = overtaken.answer()
+    assert (status, problem_of(body)["reason"]) == (410, "superseded")
+    assert tus.head(upload_id).status_code == 410
+
+
 # --- bodies that break off -----------------------------------------------------------------------
 
 
@@ -311,6 +334,23 @@ def test_a_zero_byte_creation_whose_body_stalls_leaves_nothing(tmp_path: Path) -
         assert server.read(lambda tx: tx.uploads.totals()) == {}
 
 
+@pytest.mark.parametrize("how", ["leaves", "stalls"])
+def test_a_creation_whose_body_breaks_off_leaves_nothing(tmp_path: Path, how: str) -> None:
+    # The client was never told an address, and each try would promise its whole length again.
+    config = TusConfig(read_timeout_seconds=0.3 if how == "stalls" else 10)
+    with tus_server(tmp_path / "data", config) as server:
+        headers = VERSION | OFFSET_TYPE | {"Upload-Length": "2000000", "Content-Length": "2000000"}
+        with RawRequest(server.port, "POST", "/files/", headers) as cut:
+            cut.send(b"x" * 300_000)
+            uploads = server.root / "uploads"
+            until(lambda: [file.stat().st_size for file in uploads.iterdir()] == [300_000])
+            if how == "stalls":
+                assert cut.answer()[0] == 0
+        until(lambda: server.read(lambda tx: tx.uploads.totals()) == {})
+        until(lambda: list(uploads.iterdir()) == [])
+        assert server.read(lambda tx: tx.uploads.unwritten_bytes()) == 0
+
+
 def test_a_killed_server_loses_nothing_that_was_written(tmp_path: Path) -> None:
     root = tmp_path / "data"
     data = os.urandom(3_000_000)
@@ -374,12 +414,13 @@ def _peak_kib(pid: int) -> int:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 4 MiB, for real."""
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A disk of 4 MiB (or of what the test asks for), for real."""
+    size = getattr(request, "param", "4m")
     place = tmp_path / "disk"
     place.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", str(place)],
+        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(place)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode != 0:
@@ -425,6 +466,24 @@ def test_a_creation_that_fills_the_disk_leaves_nothing(small_disk: Path, tmp_pat
         response = tus.create(6_000_000, content=b"x" * 6_000_000)
         assert (response.status_code, code_of(response)) == (507, "no_space")
         assert server.read(lambda tx: tx.uploads.totals()) == {}
+
+
+@pytest.mark.parametrize("small_disk", ["64m"], indirect=True)
+def test_bytes_that_are_there_are_not_promised_a_second_time(small_disk: Path) -> None:
+    with tus_server(small_disk / "data") as server, TusClient(server.url) as tus:
+        first = tus.new(40_000_000)
+        with raw_patch(server.port, first, 0, 40_000_000) as running:
+            running.send(b"x" * 35_000_000)
+            until(lambda: size_of(server, first) == 35_000_000)
+            # 5 MB are promised and some 30 MB free, though the row has not been told for a while.
+            assert tus.create(10_000_000).status_code == 201
+            deferred = tus.new()
+            assert tus.patch(deferred, 0, b"", Upload_Length="5000000").status_code == 204
+            refused = tus.create(20_000_000)
+            assert refused.status_code == 507
+            figures = refused.json()
+            assert figures["promised_bytes"] == 5_000_000 + 10_000_000 + 5_000_000
+            assert figures["required_bytes"] == 20_000_000
 
 
 @contextmanager

@@ -281,9 +281,10 @@ def run_command(
     )
 
 
-def start_command(*arguments: str | Path, home: Path) -> subprocess.Popen[str]:
-    """Start the installed command; the caller ends it."""
-    return subprocess.Popen(
+@contextmanager
+def start_command(*arguments: str | Path, home: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Run the installed command beside the block; it is ended with the block at the latest."""
+    with subprocess.Popen(
         [str(COMMAND), *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -292,4 +293,9 @@ def start_command(*arguments: str | Path, home: Path) -> subprocess.Popen[str]:
         env=clean_environment(home, {}),
         cwd=home,
         start_new_session=True,
-    )
+    ) as command:
+        try:
+            yield command
+        finally:
+            if command.poll() is None:
+                command.kill()

@@ -3,7 +3,8 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,29 +44,32 @@ class Told:
         return found
 
 
-def start_upload(wish: Mapping[str, Any]) -> "subprocess.Popen[str]":
+@contextmanager
+def start_upload(wish: Mapping[str, Any]) -> Iterator["subprocess.Popen[str]"]:
+    """Upload beside the block; a run that has not ended by then is killed."""
     require_node()
-    return subprocess.Popen(
+    with subprocess.Popen(
         ["node", "upload.mjs", json.dumps(wish)],
         cwd=FOLDER,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
 
 
 def finish(process: "subprocess.Popen[str]", seconds: float = 60.0) -> Told:
     """Wait for a run to end and return what it told."""
-    try:
-        out, errors = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        raise
+    out, errors = process.communicate(timeout=seconds)
     assert not errors, errors
     return Told(process.returncode, [json.loads(line) for line in out.splitlines()])
 
 
 def run_upload(wish: Mapping[str, Any], seconds: float = 60.0) -> Told:
-    return finish(start_upload(wish), seconds)
+    with start_upload(wish) as process:
+        return finish(process, seconds)

@@ -37,11 +37,16 @@ def api(shared_server: Server) -> Iterator[httpx.Client]:
         yield client
 
 
+COUNTS = """
+SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM uploads),
+       (SELECT count(*) FROM batches), (SELECT count(*) FROM jobs), (SELECT count(*) FROM outputs)
+"""
+
+
 @pytest.fixture
-def counts(shared_server: Server) -> Callable[[], list[int]]:
+def counts(shared_server: Server) -> Callable[[], tuple[int, ...]]:
     """How many rows of each kind there are."""
-    kinds = ("sessions", "uploads", "batches", "jobs", "outputs")
-    return lambda: [shared_server.rows(f"SELECT count(*) FROM {kind}")[0][0] for kind in kinds]
+    return lambda: shared_server.rows(COUNTS)[0]
 
 
 def _upload_id(api: httpx.Client, body: bytes) -> str:
@@ -73,7 +78,7 @@ def test_a_bad_file_is_refused_when_a_job_is_asked_for(
     code: str,
     api: httpx.Client,
     shared_server: Server,
-    counts: Callable[[], list[int]],
+    counts: Callable[[], tuple[int, ...]],
     bad_files: dict[str, bytes],
 ) -> None:
     upload_id = _upload_id(api, bad_files[name])
@@ -132,7 +137,7 @@ def test_a_wish_that_makes_no_sense_is_refused_and_makes_no_job(
     changes: dict[str, Any],
     code: str,
     api: httpx.Client,
-    counts: Callable[[], list[int]],
+    counts: Callable[[], tuple[int, ...]],
     bad_files: dict[str, bytes],
 ) -> None:
     upload_id = _upload_id(api, bad_files["a clip"])
@@ -142,7 +147,7 @@ def test_a_wish_that_makes_no_sense_is_refused_and_makes_no_job(
 
 
 def test_an_operation_nobody_knows_is_refused_before_any_byte(
-    api: httpx.Client, counts: Callable[[], list[int]]
+    api: httpx.Client, counts: Callable[[], tuple[int, ...]]
 ) -> None:
     before = counts()
     for then, code in (
@@ -158,7 +163,7 @@ def test_an_operation_nobody_knows_is_refused_before_any_byte(
     "session_id", ["0" * 32, "../../etc/passwd", "", "nope", "0" * 31, "A" * 32]
 )
 def test_an_unknown_session_takes_no_upload_and_makes_no_batch(
-    session_id: str, api: httpx.Client, shared_server: Server, counts: Callable[[], list[int]]
+    session_id: str, api: httpx.Client, shared_server: Server, counts: Callable[[], tuple[int, ...]]
 ) -> None:
     before, files = counts(), shared_server.leftovers()
     headers = TUS | {

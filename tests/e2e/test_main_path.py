@@ -129,13 +129,11 @@ def test_a_page_that_was_closed_goes_on_where_it_was(
         session_id = open_session(api, expected_files=1)
         store = str(tmp_path / "urls.json")
         wish = _wish(client, proxy, clip, session_id, urlStorage=store)
-        closed = start_upload(wish)
-        wait_for(lambda: proxy.bytes_from_clients > size // 3, "a third of the clip")
-        closed.kill()
-        closed.communicate()
+        with start_upload(wish):
+            wait_for(lambda: proxy.bytes_from_clients > size // 3, "a third of the clip")
         sent_before = proxy.bytes_from_clients
         proxy.speed_up()
-        told = finish(start_upload(wish))
+        told = run_upload(wish)
         assert told.of("previous") == [{"event": "previous", "count": 1}]
         assert told.patch_offsets
         assert told.patch_offsets[0] >= sent_before - MIB
@@ -150,12 +148,12 @@ def test_the_client_of_a_stopped_server_goes_on_after_its_restart(
     size = clip.stat().st_size
     with server.client() as api, Proxy(server.port, bytes_per_second=3 * MIB) as proxy:
         session_id = open_session(api, expected_files=1)
-        running = start_upload(_wish("tus-js-client", proxy, clip, session_id))
-        wait_for(lambda: proxy.bytes_from_clients > size // 3, "a third of the clip")
-        assert server.stop() == 0
-        server.start()
-        proxy.speed_up()
-        told = finish(running)
+        with start_upload(_wish("tus-js-client", proxy, clip, session_id)) as running:
+            wait_for(lambda: proxy.bytes_from_clients > size // 3, "a third of the clip")
+            assert server.stop() == 0
+            server.start()
+            proxy.speed_up()
+            told = finish(running)
         offsets = told.patch_offsets
         assert offsets == sorted(offsets)
         assert offsets.count(0) == 1

@@ -83,10 +83,12 @@ def test_a_restart_of_the_server_in_between_costs_no_byte(
     way: str, server: Server, clip: Path, tmp_path: Path
 ) -> None:
     out, size = tmp_path / "out.mp4", clip.stat().st_size
-    with Proxy(server.port, bytes_per_second=3 * MIB) as proxy:
-        running = start_command(
+    with (
+        Proxy(server.port, bytes_per_second=3 * MIB) as proxy,
+        start_command(
             "upload", clip, *TRIM, "-o", out, "--server", proxy.url, home=tmp_path
-        )
+        ) as running,
+    ):
         wait_for(lambda: proxy.bytes_from_clients > size // 2, "half of the clip")
         server.stop() if way == "stop" else server.kill()
         time.sleep(0.5)
@@ -117,10 +119,12 @@ def test_ctrl_c_says_how_to_go_on_and_that_works(
     shared_server: Server, clip: Path, tmp_path: Path
 ) -> None:
     out, size = tmp_path / "out.mp4", clip.stat().st_size
-    with Proxy(shared_server.port, bytes_per_second=2 * MIB) as proxy:
-        running = start_command(
+    with (
+        Proxy(shared_server.port, bytes_per_second=2 * MIB) as proxy,
+        start_command(
             "upload", clip, *TRIM, "-o", out, "--server", proxy.url, home=tmp_path
-        )
+        ) as running,
+    ):
         wait_for(lambda: proxy.bytes_from_clients > size // 3, "a third of the clip")
         running.send_signal(signal.SIGINT)
         _, messages = running.communicate(timeout=20)

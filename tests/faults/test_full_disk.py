@@ -36,11 +36,11 @@ def test_what_does_not_fit_is_refused_before_it_comes(
         problem(refused, 507, "no_space")
         assert refused.headers["tus-resumable"] == "1.0.0"
         # Promised bytes count, also before they are there.
-        kept = create(api, 20 * MIB)
-        second = api.post("/files/", headers=TUS | {"Upload-Length": str(20 * MIB)})
+        kept = create(api, 30 * MIB)
+        second = api.post("/files/", headers=TUS | {"Upload-Length": str(30 * MIB)})
         problem(second, 507, "no_space")
         assert api.delete(kept, headers=TUS).status_code == 204
-        create(api, 20 * MIB)
+        create(api, 30 * MIB)
 
 
 def test_a_disk_that_fills_up_under_a_patch_gives_507_and_loses_nothing(

@@ -345,6 +345,9 @@ async def test_then_is_checked_like_a_request(house: House) -> None:
             house.jobs.check_new("join", {}, count)
     with pytest.raises(InvalidRequest):
         house.jobs.check_new("polish", {}, None, 61)
+    house.jobs.check_new("trim", {"start": 2, "end": "00:00:05"}, None)
+    with pytest.raises(TrimOutOfRange, match="before end"):
+        house.jobs.check_new("trim", {"start": 5, "end": 2}, None)
 
 
 async def test_operations_tell_their_inputs_and_the_schema_of_their_parameters(

@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,26 @@ async def test_every_container_that_is_allowed_opens_and_ends_within_a_frame(
     media = await bench.look(make_clip(clips, bench.ffmpeg.path, spec))
     assert media.container == container
     assert media.duration_seconds == pytest.approx(2.0, abs=1 / 30)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 40])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ClipSpec(container="mp4"),
+        ClipSpec(container="mkv"),
+        ClipSpec(container="ts"),
+        ClipSpec(container="flv"),
+        ClipSpec(container="avi", codec="mpeg4", audio="libmp3lame", b_frames=0),
+    ],
+    ids=lambda spec: spec.container,
+)
+async def test_clips_of_a_few_frames_open_and_are_as_long_as_their_frames(
+    bench: MediaBench, clips: Path, spec: ClipSpec, frames: int
+) -> None:
+    clip = make_clip(clips, bench.ffmpeg.path, replace(spec, seconds=frames / 30))
+    media = await bench.look(clip)
+    assert media.duration_seconds == pytest.approx(frames / 30, abs=0.002)
 
 
 async def test_variable_rates_are_noticed(bench: MediaBench, clips: Path) -> None:

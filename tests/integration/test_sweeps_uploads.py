@@ -1,8 +1,10 @@
 """gc_files, unclaimed_uploads and spent_inputs over a real folder and database."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,6 +87,29 @@ async def test_bytes_that_arrived_after_the_rows_last_touch_keep_an_upload(world
     assert row.expires_at > world.clock.now()
     assert row.recorded_offset == 4
     assert (await sweep(world, GC)).examined == 0
+
+
+async def test_noting_activity_takes_back_nothing_that_a_patch_told_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = await world.upload(await world.session(), b"half")
+    world.clock.advance(DAY + HOUR)
+    world.age_file(upload, 2 * HOUR)
+    read = world.db.read
+
+    async def read_and_be_overtaken(work: Any) -> Any:
+        found = await read(work)
+        told = replace(upload, recorded_offset=9, synced_offset=9, expires_at=later)
+        await world.db.write(lambda tx: tx.uploads.update(told, expected=UploadStatus.RECEIVING))
+        return found
+
+    later = world.clock.now() + 3 * DAY
+    monkeypatch.setattr(world.db, "read", read_and_be_overtaken)
+    await sweep(world, GC)
+    monkeypatch.undo()
+    row = await world.find_upload(upload.id)
+    assert row is not None
+    assert (row.synced_offset, row.recorded_offset, row.expires_at) == (9, 9, later)
 
 
 async def test_an_upload_whose_bytes_are_whole_is_left_to_its_completion(world: World) -> None:

@@ -249,3 +249,36 @@ async def test_a_link_in_the_place_of_an_upload_is_not_followed(
         async with locks.hold(upload_id, wait_seconds=0):
             pass
     assert target.read_bytes() == b"mine"
+
+
+async def test_a_pipe_in_the_place_of_an_upload_stops_nothing_but_its_own_request(
+    folder: DataFolder, locks: FlockUploadLocks
+) -> None:
+    upload_id = new_id()
+    os.mkfifo(folder.root / "uploads" / upload_id)
+    async with asyncio.timeout(5):
+        assert not locks.is_held(upload_id)
+        with pytest.raises(StorageFailed):
+            async with locks.hold(upload_id, wait_seconds=0):
+                pass
+
+
+async def test_an_attempt_that_fails_leaves_no_lock_behind(
+    folder: DataFolder,
+    locks: FlockUploadLocks,
+    others: FlockUploadLocks,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    upload_id = new_id()
+    (folder.root / "uploads" / upload_id).write_bytes(b"x")
+
+    def broken(path: object, **options: object) -> object:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "lstat", broken)
+        with pytest.raises(StorageFailed):
+            async with locks.hold(upload_id, wait_seconds=0):
+                pass
+    async with others.hold(upload_id, wait_seconds=0):
+        pass

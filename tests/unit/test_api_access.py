@@ -121,6 +121,13 @@ def test_without_keys_everybody_is_the_owner() -> None:
     assert authenticate({"headers": []}, OPEN) == OWNER
 
 
+def test_the_open_mode_is_for_clients_of_this_machine_only() -> None:
+    assert authenticate({"headers": [], "client": ("127.0.0.1", 5)}, OPEN) == OWNER
+    assert authenticate({"headers": [], "client": None}, OPEN) == OWNER
+    with pytest.raises(CredentialsRequired, match="TIDEMILL_ADMIN_KEY_FILE"):
+        authenticate({"headers": [], "client": ("10.1.2.3", 5)}, OPEN)
+
+
 @pytest.mark.parametrize("header", ["Bearer one", "bearer two", "BEARER  one "])
 def test_a_known_key_is_the_owner(header: str) -> None:
     assert authenticate(asking(header), KEYED) == OWNER

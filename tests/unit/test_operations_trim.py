@@ -73,6 +73,30 @@ def test_a_cut_outside_the_clip_is_refused_naming_its_length(
 
 
 @pytest.mark.parametrize(
+    ("params", "why"),
+    [
+        ({"start": 5, "end": 2}, "before end"),
+        ({"start": 5, "end": 5}, "before end"),
+        ({"start": "00:00:05", "end": 4.999}, "before end"),
+        ({"end": 0}, "before end"),
+        ({"start": -1}, "negative"),
+        ({"start": 1, "end": -2}, "negative"),
+    ],
+)
+def test_a_cut_that_fits_no_clip_at_all_is_known_without_one(
+    params: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(TrimOutOfRange, match=why) as refused:
+        TrimParams.model_validate(params).check()
+    assert refused.value.extra == {}
+
+
+@pytest.mark.parametrize("params", [{"start": 5}, {"end": 0.001}, {"start": 1, "end": "1:00:00"}])
+def test_a_cut_that_may_fit_some_clip_passes_the_check_without_one(params: dict[str, Any]) -> None:
+    TrimParams.model_validate(params).check()
+
+
+@pytest.mark.parametrize(
     "params",
     [
         {},

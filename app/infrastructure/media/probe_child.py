@@ -12,6 +12,7 @@ alone, with ``"media": null``, when the picture is larger than may be decoded.
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -161,9 +162,13 @@ def look_at_end(container: InputContainer, video: VideoStream, look: Look) -> No
     last = video.duration
     if last is None and container.duration is not None:
         last = int(Fraction(container.duration, av.time_base) / tick)
-    if last is not None:
-        target = (video.start_time or 0) + last - int(TAIL_SECONDS / tick)
-        container.seek(target, stream=video, backward=True)
+    begin = video.start_time or 0
+    target = begin if last is None else begin + last - int(TAIL_SECONDS / tick)
+    if target > begin:
+        # A short clip is read on from where the first look stopped: some demuxers refuse to seek
+        # to before their start. So is one without an index to seek by.
+        with suppress(av.error.FFmpegError):
+            container.seek(target, stream=video, backward=True)
     indexed = "mov" in container.format.name
     try:
         for packet in container.demux():
