@@ -84,6 +84,9 @@ bench: $(VENV)/run.ok ## How fast a byte comes in, as a ratio against a bare soc
 faults: $(VENV)/dev.ok $(VENV)/system.ok $(JS)/node_modules/.ok ## Only the fault tests: kill -9, cut lines, full disks
 	$(PYTEST) --durations=15 tests/faults
 
+soak: $(VENV)/dev.ok ## Ten minutes of mixed traffic; memory, descriptors, threads and bytes at start and end
+	$(BIN)/python benchmarks/soak.py
+
 docs: $(VENV)/dev.ok ## Write the generated pages anew (settings, errors, metrics, .env.example)
 	$(BIN)/python scripts/generate_docs.py
 
@@ -92,5 +95,5 @@ lock: $(VENV)/dev.ok ## Lock the dependencies anew after a change of pyproject.t
 	$(COMPILE) pyproject.toml requirements/build.in --group dev --extra postgres -c requirements/run.txt -o requirements/dev.txt
 
 clean: ## Remove what was made here: environments, caches, the demo's data (never ./data)
-	rm -rf $(VENV) $(JS)/node_modules demo-data build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(JS)/node_modules demo-data benchmark-* soak-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -181,9 +181,10 @@ def invalid_request(errors: Sequence[Any]) -> AppError:
     if any(error.get("type") == "json_invalid" for error in errors):
         return MalformedRequest("The body is not valid JSON.")
     found = [entry for error in errors for entry in _entries(error)]
-    first = found[0] if found else {"loc": "body", "message": "not valid"}
+    first = found[0] if found else {"loc": "body", "message": "Not valid."}
+    allowed = f" Allowed: {first['allowed']}." if "allowed" in first else ""
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    detail = f"{first['loc']}: {first['message']}{more}"
+    detail = f"{first['loc']}: {first['message']}{allowed}{more}"
     return InvalidRequest(detail, extra={"errors": found})
 
 
@@ -197,37 +198,43 @@ def _entries(error: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "in": where,
                 "loc": ".".join([*path, name]),
                 "message": "There is no such field.",
-                "allowed": context["allowed"],
+                "allowed": _listed(context["allowed"]),
             }
             for name in context["unknown"]
         ]
     entry = {
         "in": where,
         "loc": ".".join(path) or where,
-        "message": _sentence(str(error.get("msg", "not valid"))),
+        "message": _message(str(error.get("type")), str(error.get("msg", "not valid"))),
     }
     allowed = _allowed(context)
     return [{**entry, "allowed": allowed}] if allowed is not None else [entry]
 
 
-def _sentence(message: str) -> str:
-    text = message.removeprefix("Value error, ")
-    return text if text.endswith(".") else f"{text}."
-
-
-_LIMITS = {
-    "ge": "minimum",
-    "gt": "greater_than",
-    "le": "maximum",
-    "lt": "less_than",
-    "min_length": "min_length",
-    "max_length": "max_length",
-    "pattern": "pattern",
-    "expected": "expected",
+_OBJECT = "Must be a JSON object."
+_MESSAGES = {
+    "missing": "Is missing.",
+    "string_pattern_mismatch": "Has another form.",
+    "model_attributes_type": _OBJECT,
+    "model_type": _OBJECT,
+    "dict_type": _OBJECT,
 }
 
 
-def _allowed(context: Mapping[str, Any]) -> Any:
+def _message(kind: str, told: str) -> str:
+    """Return a complaint in our words; ``told`` are pydantic's, which say Input for a field."""
+    text = told.removeprefix("Value error, ").replace("Input should be", "Must be", 1)
+    return _MESSAGES.get(kind, text if text.endswith(".") else f"{text}.")
+
+
+def _allowed(context: Mapping[str, Any]) -> str | None:
+    """Say what would have been right; None where the message says it, or nobody knows."""
     if "allowed" in context:
-        return context["allowed"]
-    return {name: context[key] for key, name in _LIMITS.items() if key in context} or None
+        return _listed(context["allowed"])
+    if "pattern" in context:
+        return f"text that matches {context['pattern']}"
+    return None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"

@@ -55,7 +55,7 @@ def _refuse_unknown_query(request: Request, names: set[str]) -> None:
     unknown = sorted(set(request.query_params) - names)
     if not unknown:
         return
-    allowed = sorted(names)
+    allowed = ", ".join(sorted(names)) or "none"
     entries = [
         {
             "in": "query",
@@ -65,8 +65,7 @@ def _refuse_unknown_query(request: Request, names: set[str]) -> None:
         }
         for name in unknown[:20]
     ]
-    listed = ", ".join(allowed) or "none"
-    detail = f"{unknown[0][:100]}: there is no such parameter; allowed: {listed}."
+    detail = f"{unknown[0][:100]}: There is no such parameter. Allowed: {allowed}."
     raise InvalidRequest(detail, extra={"errors": entries})
 
 

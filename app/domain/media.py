@@ -20,7 +20,8 @@ class VideoInfo:
     """The first video stream. ``width`` and ``height`` as stored, ``rotation`` in degrees clockwise.
 
     ``start_pts`` in ``time_base`` ticks (a fraction as "num/den"); ``frame_rate`` likewise or None.
-    ``variable_rate`` when the frames are not evenly spaced.
+    ``variable_rate`` when the frames are not evenly spaced; ``reordered`` when they may be stored in
+    another order than they are shown in.
     """
 
     codec: str
@@ -38,6 +39,7 @@ class VideoInfo:
     color_space: str | None
     color_range: str | None
     variable_rate: bool = False
+    reordered: bool = True
 
     @property
     def frame_seconds(self) -> float:

@@ -43,11 +43,16 @@ class ClipInput:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the result of a step must be. ``duration_tolerance`` is usually one frame, in seconds."""
+    """What the result of a step must be. ``duration_tolerance`` is usually one frame, in seconds.
+
+    ``overrun_tolerance`` is how much longer it may be, where that differs: the last frame of a
+    variable rate may be shown for long.
+    """
 
     duration_seconds: float
     duration_tolerance: float
     has_audio: bool
+    overrun_tolerance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

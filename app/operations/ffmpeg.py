@@ -88,9 +88,13 @@ _ENHANCEMENTS_SINCE = 8
 SEEKABLE = frozenset({"mov", "matroska"})
 """Containers with an index of keyframes. In the others a seek may land behind one, losing frames."""
 SEEK_MARGIN = Fraction(1)
-"""Seconds: seeks go by decoding order, which runs ahead of presentation by a few frames."""
+"""Seconds, at least: seeks go by the time of decoding, which lies before that of presentation."""
+MOST_REORDERED = 20
+"""Frames: no codec here stores a picture further ahead of its turn."""
+LONGEST_PAUSE = Fraction(60)
+"""Seconds: across a pause of a variable rate, decoding may be ahead by as long as it lasts."""
 
-GLOBAL = ("-nostdin", "-xerror", "-copyts")
+GLOBAL = ("-nostdin", "-xerror", "-copyts", "-filter_threads", THREADS)
 """Before everything. ``-copyts``: filters cut by the clip's own timestamps, not by shifted ones."""
 
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}\Z")
@@ -127,10 +131,19 @@ def foreign_clip(
 def _seek(media: MediaInfo, from_seconds: Fraction | None) -> tuple[str, ...]:
     if from_seconds is None or media.container not in SEEKABLE:
         return ()
-    target = from_seconds - SEEK_MARGIN
+    target = from_seconds - seek_margin(media.video)
     if target <= start_seconds(media.video):
         return ()
     return ("-noaccurate_seek", "-seek_timestamp", "1", "-ss", seconds(target))
+
+
+def seek_margin(video: VideoInfo) -> Fraction:
+    """Return how much earlier to look for a keyframe, so that none behind the moment is found."""
+    if not video.reordered:
+        return SEEK_MARGIN
+    if video.variable_rate or video.frame_rate is None:
+        return LONGEST_PAUSE
+    return max(SEEK_MARGIN, MOST_REORDERED / Fraction(video.frame_rate))
 
 
 def start_seconds(video: VideoInfo) -> Fraction:

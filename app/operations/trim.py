@@ -31,6 +31,10 @@ OUTPUT_FILE = "trimmed.mp4"
 END_TOLERANCE = Fraction(1, 1000)
 """A clip's length is told rounded: an end this little beyond it means the clip's end."""
 HALF = Fraction(1, 2)
+SOUND_TOLERANCE = 0.01
+"""Seconds: gaps of the sound up to this long are closed, longer ones become silence."""
+DROPPED_SECONDS = 0.2
+"""An evenly spaced clip may all the same lack a few frames, also where a cut ends."""
 CRF = "18"
 PRESET = "veryfast"
 
@@ -135,6 +139,8 @@ class Trim:
                 duration_seconds=float(cut.length),
                 duration_tolerance=_tolerance(clip.media.video, cut),
                 has_audio=audio is not None,
+                # No frame from beyond the end can be in it, but the last one may be shown for long.
+                overrun_tolerance=clip.media.duration_seconds,
             ),
             pixels=clip.media.video.width * clip.media.video.height,
         )
@@ -244,14 +250,16 @@ def _video_options(video: VideoInfo, cut: Cut) -> tuple[str, ...]:
 def _audio_options(audio: AudioInfo, video: VideoInfo, cut: Cut) -> tuple[str, ...]:
     origin = ffmpeg.start_seconds(video)
     start = ffmpeg.seconds(origin + cut.start)
-    end = "" if cut.stop is None else f":end={ffmpeg.seconds(origin + cut.end)}"
+    end = ffmpeg.seconds(origin + cut.end)
     channels = min(audio.channels, MOST_CHANNELS)
     kbit = AUDIO_KBIT.get(channels, channels * AUDIO_KBIT_PER_CHANNEL)
     filters = (
-        f"atrim=start={start}{end}",
+        f"atrim=start={start}:end={end}",
         f"asetpts=PTS-({start})/TB",
         # Sound that begins late or has gaps gets silence there: players differ on empty stretches.
-        "aresample=async=1:first_pts=0",
+        f"aresample=async=1:first_pts=0:min_hard_comp={SOUND_TOLERANCE}",
+        # A track without a sample would not be written: where there is but a gap, it is silent.
+        "apad=whole_len=1",
     )
     return (
         *("-filter:a", ",".join(filters), "-c:a", "aac", "-b:a", f"{kbit}k"),
@@ -270,8 +278,8 @@ def _audible(audio: AudioInfo | None, cut: Cut) -> AudioInfo | None:
 
 
 def _tolerance(video: VideoInfo, cut: Cut) -> float:
-    """One frame and a tick; where frames are unevenly spaced, one may be as long as the cut."""
-    one = video.frame_seconds + float(Fraction(video.time_base))
+    """A frame, a tick and what may be dropped; unevenly spaced, one may be as long as the cut."""
+    one = video.frame_seconds + float(Fraction(video.time_base)) + DROPPED_SECONDS
     return max(one, float(cut.length)) if video.variable_rate else one
 
 

@@ -27,7 +27,8 @@ from app.services.batching import OperationLookup, make_batch
 from app.services.burial import bury_batch, bury_job
 from app.services.disposal import Disposal
 from app.services.ports import Clock, Cursor, Database, JobQueue, Transaction, UploadBytes
-from app.services.sessions import find_session, offset_of, should_touch
+from app.services.sessions import find_session, should_touch
+from app.services.upload_states import offset_of
 
 log = structlog.get_logger(__name__)
 
@@ -207,9 +208,11 @@ def _view(tx: Transaction, batch: Batch) -> BatchView:
 
 
 def _active(tx: Transaction, batch: Batch) -> list[Job]:
-    """The batch's own unfinished jobs and whoever else still reads its files."""
-    own = [job for job in tx.jobs.list_by_batch(batch.id) if job.status.is_active]
+    """The batch's own unfinished jobs and whoever else still reads its files or outputs."""
+    jobs = tx.jobs.list_by_batch(batch.id)
+    own = [job for job in jobs if job.status.is_active]
     upload_ids = [upload.id for upload in tx.uploads.list_by_batch(batch.id)]
-    readers = tx.jobs.list_active_reading(upload_ids=upload_ids)
+    output_ids = [output.id for job in jobs for output in tx.outputs.list_by_job(job.id)]
+    readers = tx.jobs.list_active_reading(upload_ids=upload_ids, output_ids=output_ids)
     known = {job.id for job in own}
     return [*own, *(job for job in readers if job.id not in known)]

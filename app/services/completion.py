@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from app.domain.errors import UploadGone, UploadIncomplete, UploadLocked, UploadNotFound
+from app.domain.errors import AppError, UploadGone, UploadIncomplete, UploadNotFound
 from app.domain.jobs import JobPolicy
 from app.domain.sessions import SessionPolicy
 from app.domain.tombstones import ThingKind
@@ -42,7 +42,6 @@ class _Outcome:
     upload: Upload
     made: BatchMade | None
     is_new: bool
-    receiving: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,20 +60,31 @@ class CompletionService:
     jobs: JobPolicy
 
     async def complete(
-        self, upload_id: str, *, held: bool = False, synced: bool = False
+        self,
+        upload_id: str,
+        *,
+        held: Upload | None = None,
+        synced: bool = False,
+        wait_seconds: float = 0,
     ) -> Completion:
         """Complete the upload if its bytes are whole, and return what it became.
 
-        ``held``: the caller holds its lock; else a present writer raises UploadLocked at once.
-        ``synced``: its bytes are durable already. Raises UploadNotFound, UploadGone,
-        UploadIncomplete, NoSpace, StorageFailed, DatabaseBusy. A repeat is harmless.
+        ``held``: the row as its writer, who is the caller, knows it; without one the upload is locked
+        here: a present writer is asked to stop and raises UploadLocked when it has not let go after
+        ``wait_seconds`` (0: it is left in peace). ``synced``: its bytes are durable already.
+        Raises UploadNotFound, UploadGone, UploadIncomplete, NoSpace, StorageFailed, DatabaseBusy. A
+        repeat is harmless.
         """
-        upload = await self.db.read(lambda tx: _find(tx, upload_id))
+        upload = await self.db.read(lambda tx: _find(tx, upload_id)) if held is None else held
         if upload.status is UploadStatus.COMPLETED:
             return await self.find(upload)
-        if held:
-            return await self._complete(upload, synced=synced)
-        async with self.locks.hold_for_writing(upload_id, wait_seconds=0) as hold:
+        if held is not None:
+            return await self._complete(held, synced=synced)
+        async with self.locks.hold_for_writing(upload_id, wait_seconds=wait_seconds) as hold:
+            # Only now is it certain what the row says: who held it may have completed or ended it.
+            upload = await self.db.read(lambda tx: _find(tx, upload_id))
+            if upload.status is UploadStatus.COMPLETED:
+                return await self.find(upload)
             if upload.length == 0:
                 hold.keep_file()
             return await self._complete(upload, synced=False)
@@ -110,7 +120,7 @@ class CompletionService:
         now = self.clock.now()
         upload = _find(tx, upload_id)
         if upload.status is UploadStatus.COMPLETED:
-            return _Outcome(completion_of(tx, upload), upload, None, is_new=False, receiving=-1)
+            return _Outcome(completion_of(tx, upload), upload, None, is_new=False)
         done = replace(
             complete(upload, now),
             synced_offset=upload.length or 0,
@@ -123,8 +133,7 @@ class CompletionService:
             made.batch.id if made else None,
             tuple(job.id for job in made.jobs) if made else (),
         )
-        receiving = tx.uploads.totals().get(UploadStatus.RECEIVING, (0, 0))[0]
-        return _Outcome(completion, done, made, is_new=True, receiving=receiving)
+        return _Outcome(completion, done, made, is_new=True)
 
     def _make_batch(self, tx: Transaction, upload: Upload) -> BatchMade | None:
         session = tx.sessions.find(upload.session_id)
@@ -149,7 +158,6 @@ class CompletionService:
             return
         completion, made = outcome.completion, outcome.made
         self.metrics.count("upload_finished_total", outcome="completed")
-        self.metrics.set("uploads_open", outcome.receiving)
         log.info(
             "upload.completed",
             upload_id=completion.upload_id,
@@ -171,9 +179,9 @@ class CompletionService:
         try:
             async with self.locks.hold(upload_id, wait_seconds=_SUPERSEDED_WAIT_SECONDS):
                 await self.disposal.settle([path])
-        except UploadLocked:
+        except AppError as error:
             # Its cleanup row is there: the sweep spent_inputs deletes the bytes later.
-            log.info("upload.superseded_busy", upload_id=upload_id)
+            log.info("upload.superseded_busy", upload_id=upload_id, code=error.code)
 
 
 def completion_of(tx: Transaction, upload: Upload) -> Completion:

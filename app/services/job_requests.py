@@ -14,6 +14,7 @@ from app.operations.base import InputRule, Operation, Params
 
 PRIORITY_LIMIT = 100
 """Priorities go from minus to plus this; more would only be a race to the top."""
+UNREADABLE = "cannot be read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,11 @@ def check_params(operation: Operation, params: dict[str, Any]) -> Params:
         merged: dict[str, dict[str, Any]] = {}
         for found in error.errors(include_url=False, include_input=False):
             place = _place(found["loc"], params)
-            message = found["msg"].removeprefix("Value error, ")
+            message = _message(found["type"], found["msg"])
             allowed = _allowed(found["type"], found.get("ctx", {}), names)
             if place in merged:
                 # The other branch of a value that may be of several types.
-                merged[place]["message"] += f"; or {message}"
+                merged[place]["message"] = UNREADABLE
                 merged[place]["allowed"] = merged[place]["allowed"] or allowed
             else:
                 merged[place] = _error(place, message, allowed)
@@ -116,6 +117,17 @@ def _place(location: tuple[int | str, ...], params: object) -> str:
         else:
             break
     return ".".join(str(part) for part in parts) or "params"
+
+
+def _message(kind: str, told: str) -> str:
+    """Say what is wrong in our words; ``told`` are pydantic's."""
+    ours = {
+        "extra_forbidden": "there is no such parameter",
+        "missing": "is missing",
+        "string_pattern_mismatch": UNREADABLE,
+    }
+    plain = told.removeprefix("Value error, ").removeprefix("Input ")
+    return ours.get(kind, plain)
 
 
 def _allowed(kind: str, context: dict[str, Any], names: str) -> str | None:

@@ -12,12 +12,12 @@ from app.domain.errors import SessionBatched, SessionGone, SessionNotFound
 from app.domain.ids import new_id
 from app.domain.sessions import Session, SessionPolicy, SessionStatus, Then
 from app.domain.tombstones import Reason, ThingKind
-from app.domain.uploads import Upload, UploadStatus, trusted_offset
+from app.domain.uploads import Upload, UploadStatus
 from app.services.absence import absent
 from app.services.burial import bury_session
 from app.services.disposal import Disposal
 from app.services.ports import Clock, Database, Transaction, UploadBytes, UploadLocks
-from app.services.uploads import UploadView
+from app.services.upload_states import UploadView, view_of
 
 log = structlog.get_logger(__name__)
 
@@ -69,13 +69,6 @@ def find_session(tx: Transaction, owner: str, session_id: str) -> Session:
         errors = (SessionNotFound, SessionGone)
         raise absent(tx, ThingKind.SESSION, session_id, owner, errors)
     return session
-
-
-def offset_of(upload: Upload, store: UploadBytes) -> int:
-    """Return how many bytes are there: while it is receiving, what its file truly has."""
-    if upload.status is UploadStatus.COMPLETED:
-        return upload.length or 0
-    return trusted_offset(upload, store.size(upload.id), store.boot_id, store.fsync)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,26 +166,8 @@ class SessionService:
         expires_at = rows.session.expires_at(last, self.policy)
         return SessionView(
             session=rows.session,
-            uploads=tuple(self._upload_view(upload, rows.batch) for upload in rows.uploads),
+            uploads=tuple(view_of(upload, rows.batch, self.store) for upload in rows.uploads),
             expires_at=rows.batch.expires_at if rows.batch else expires_at,
-        )
-
-    def _upload_view(self, upload: Upload, batch: Batch | None) -> UploadView:
-        kept_until = batch.expires_at if batch else None
-        return UploadView(
-            id=upload.id,
-            session_id=upload.session_id,
-            batch_id=upload.batch_id,
-            status=upload.status,
-            offset=offset_of(upload, self.store),
-            length=upload.length,
-            filename=upload.filename,
-            media_type=upload.media_type,
-            metadata=dict(upload.metadata.fields),
-            sha256=upload.sha256,
-            created_at=upload.created_at,
-            completed_at=upload.completed_at,
-            expires_at=upload.expires_at if upload.status is UploadStatus.RECEIVING else kept_until,
         )
 
 

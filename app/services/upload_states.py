@@ -5,12 +5,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from app.domain.batches import Batch
 from app.domain.errors import AppError, UploadGone, UploadInBatch, UploadNotFound
 from app.domain.tombstones import BY_RETENTION, Reason, ThingKind, Tombstone
-from app.domain.uploads import Upload, UploadMetadata, UploadStatus
+from app.domain.uploads import Upload, UploadMetadata, UploadStatus, trusted_offset
 from app.services.absence import absent, as_gone
 from app.services.completion import Completion, then_jobs_of
-from app.services.ports import Transaction
+from app.services.ports import Transaction, UploadBytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +89,40 @@ def find_upload(tx: Transaction, owner: str, upload_id: str) -> FoundUpload:
     return FoundUpload(None, tombstone, then_jobs_of(tx, batch_id) if batch_id else ())
 
 
-def find_view(tx: Transaction, owner: str, upload_id: str) -> tuple[Upload, datetime | None]:
-    """Return the row and when its batch expires. Raises UploadNotFound, UploadGone."""
+def find_with_batch(tx: Transaction, owner: str, upload_id: str) -> tuple[Upload, Batch | None]:
+    """Return the row and its batch. Raises UploadNotFound, UploadGone."""
     upload = tx.uploads.find(upload_id)
     if upload is None or upload.owner != owner:
         errors = (UploadNotFound, UploadGone)
         raise absent(tx, ThingKind.UPLOAD, upload_id, owner, errors)
-    batch = tx.batches.find(upload.batch_id) if upload.batch_id else None
-    return upload, batch.expires_at if batch else None
+    return upload, tx.batches.find(upload.batch_id) if upload.batch_id else None
+
+
+def offset_of(upload: Upload, store: UploadBytes) -> int:
+    """Return how many bytes are there: while it is receiving, what its file has and can be trusted."""
+    if upload.status is UploadStatus.COMPLETED:
+        return upload.length or 0
+    return trusted_offset(upload, store.size(upload.id), store.boot_id, store.fsync)
+
+
+def view_of(upload: Upload, batch: Batch | None, store: UploadBytes) -> UploadView:
+    """Return what is told of an upload, with the bytes that are there now."""
+    kept_until = batch.expires_at if batch else None
+    return UploadView(
+        id=upload.id,
+        session_id=upload.session_id,
+        batch_id=upload.batch_id,
+        status=upload.status,
+        offset=offset_of(upload, store),
+        length=upload.length,
+        filename=upload.filename,
+        media_type=upload.media_type,
+        metadata=dict(upload.metadata.fields),
+        sha256=upload.sha256,
+        created_at=upload.created_at,
+        completed_at=upload.completed_at,
+        expires_at=upload.expires_at if upload.status is UploadStatus.RECEIVING else kept_until,
+    )
 
 
 def gone_for_tus(tombstone: Tombstone | None) -> AppError:

@@ -1,7 +1,7 @@
 """One request that writes an upload: the lock, the declared length, the body, the row's news."""
 
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
@@ -22,6 +22,7 @@ from app.domain.errors import (
 from app.domain.uploads import FsyncMode, Upload, UploadStatus, slide_expiry
 from app.services.completion import Completion
 from app.services.ports import Transaction, UploadWriter, WriterHold
+from app.services.upload_space import Space
 from app.services.uploads import UploadService
 
 log = structlog.get_logger(__name__)
@@ -75,7 +76,7 @@ class Writing:
         self._hold = hold
         self.upload = upload
         self.offset = service.offset_of(upload)
-        self._synced = upload.synced_offset
+        self._synced = min(upload.synced_offset, self.offset)
 
     @property
     def is_whole(self) -> bool:
@@ -117,14 +118,13 @@ class Writing:
         self._service.check_length(declared)
 
     async def _declare(self, length: int) -> None:
-        service, declared = self._service, replace(self.upload, length=length)
-        free, missing = service.files.free_bytes(), length - self.offset
+        declared = replace(self.upload, length=length)
 
-        def declare(tx: Transaction) -> None:
-            service.require_space(tx, missing, free)
+        def declare(tx: Transaction, space: Space) -> None:
+            space.require(tx, length - self.offset)
             tx.uploads.update(declared, expected=UploadStatus.RECEIVING)
 
-        await service.db.write(declare)
+        await self._service.space.write(declare)
         self.upload = declared
 
     async def store(self, read: ReadBody) -> None:
@@ -141,7 +141,7 @@ class Writing:
         try:
             await self._store(read, writer, start)
         except BodyTooLong:
-            await writer.cut_back(start)
+            await self._take_back(writer, start)
             raise
         except (NoSpace, StorageFailed) as error:
             error.extra["offset"] = writer.written
@@ -157,23 +157,26 @@ class Writing:
         if self.upload.length == 0:
             self._hold.keep_file()
         synced = self._synced == self.upload.length
-        return await self._service.completion.complete(self.upload.id, held=True, synced=synced)
+        return await self._service.completion.complete(
+            self.upload.id, held=self.upload, synced=synced
+        )
 
     # --- the body --------------------------------------------------------------------------------
 
     async def _store(self, read: ReadBody, writer: UploadWriter, start: int) -> None:
         try:
-            await self._receive(read, writer)
+            await self._receive(read, writer, start)
         except (BodyInterrupted, UploadLocked):
             await writer.settle()
-            await self._touch(writer.written)
+            with suppress(AppError):  # nobody waits for more than the interruption
+                await self._touch(writer.written)
             raise
         await writer.settle()
         await self._sync_at_end(writer, start)
         if writer.written != self.upload.length:
-            await self._touch(writer.written)
+            await self._tell(writer.written)
 
-    async def _receive(self, read: ReadBody, writer: UploadWriter) -> None:
+    async def _receive(self, read: ReadBody, writer: UploadWriter, start: int) -> None:
         limit, clock = self._limit, self._service.clock
         seconds = self._service.policy.read_timeout_seconds
         touch_at = clock.monotonic() + TOUCH_EVERY.total_seconds()
@@ -182,7 +185,7 @@ class Writing:
                 raise self._too_long(self._limit)
             await writer.write(chunk)
             if clock.monotonic() >= touch_at:
-                await self._touch_while_running(writer)
+                await self._touch_while_running(writer, start)
                 touch_at = clock.monotonic() + TOUCH_EVERY.total_seconds()
 
     async def _next(self, read: ReadBody, seconds: float) -> bytes | None:
@@ -217,27 +220,57 @@ class Writing:
     # --- durability and the row ------------------------------------------------------------------
 
     async def _sync_at_end(self, writer: UploadWriter, start: int) -> None:
-        mode = self._service.store.fsync
         is_complete = writer.written == self.upload.length
         is_much = writer.written - self._synced >= SYNC_AFTER_BYTES
-        if mode is FsyncMode.OFF:
+        if self._mode is FsyncMode.PATCH or is_complete or is_much:
+            await self._sync(writer, start)
+
+    async def _sync(self, writer: UploadWriter, start: int) -> None:
+        if self._mode is FsyncMode.OFF:
             return
-        if not (mode is FsyncMode.PATCH or is_complete or is_much):
-            return
+        await writer.settle()
         try:
             self._synced = await writer.sync()
-        except StorageFailed:
+        except (NoSpace, StorageFailed):
             # What a failed sync leaves in the file is anybody's guess, so it was not received.
-            await writer.cut_back(start)
+            await self._take_back(writer, start)
             raise
 
-    async def _touch_while_running(self, writer: UploadWriter) -> None:
-        if self._service.store.fsync is not FsyncMode.OFF:
-            self._synced = await writer.sync()
+    async def _take_back(self, writer: UploadWriter, start: int) -> None:
+        """Cut the file to where this body began. The row may know of more by now: bytes that come
+        to this place later are not synced because others were.
+        """
+        await writer.cut_back(start)
+        self._synced = min(self._synced, start)
+        if self.upload.recorded_offset > start:
+            await self._touch(start)
+
+    @property
+    def _mode(self) -> FsyncMode:
+        return self._service.store.fsync
+
+    async def _tell(self, offset: int) -> None:
+        """Tell the row what it has to know at the end of a body: of a sync, and of activity once a
+        minute; between them a look whether the upload still lives costs no commit.
+        """
+        service, upload, now = self._service, self.upload, self._service.clock.now()
+        slid = slide_expiry(upload, now, service.policy)
+        is_old = max(now - upload.active_at, slid - upload.expires_at) >= TOUCH_EVERY
+        if is_old or self._synced != upload.synced_offset:
+            await self._touch(offset, promised=self._mode is FsyncMode.PATCH)
+        else:
+            await service.find_for_tus(upload.owner, upload.id)
+
+    async def _touch_while_running(self, writer: UploadWriter, start: int) -> None:
+        await self._sync(writer, start)
         await self._touch(writer.written)
 
-    async def _touch(self, offset: int) -> None:
-        """Tell the row of activity. Not told is not lost: the bytes are what counts."""
+    async def _touch(self, offset: int, *, promised: bool = False) -> None:
+        """Tell the row of activity. Not told is not lost, since the bytes are what counts; unless it
+        was ``promised`` that they outlive the machine, which only the row knows.
+
+        Raises UploadGone when the upload has ended meanwhile (superseded).
+        """
         service, synced = self._service, self._synced
         now = service.clock.now()
         expires_at = slide_expiry(self.upload, now, service.policy)
@@ -259,7 +292,8 @@ class Writing:
                 )
             )
         except ConflictingUpdate:
-            # Ended meanwhile (superseded): the router finds no row and says so.
-            log.info("upload.touch_late", upload_id=self.upload.id)
+            await service.find_for_tus(self.upload.owner, self.upload.id)
         except AppError as error:
             log.warning("upload.touch_failed", upload_id=self.upload.id, code=error.code)
+            if promised:
+                raise

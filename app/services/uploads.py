@@ -9,11 +9,10 @@ import structlog
 
 from app.domain.errors import (
     AppError,
-    ConflictingUpdate,
-    NoSpace,
     SessionClosed,
     SessionGone,
     SessionNotFound,
+    TemporarilyUnavailable,
     UploadIncomplete,
     UploadLocked,
     UploadTooLarge,
@@ -27,7 +26,6 @@ from app.domain.uploads import (
     Upload,
     UploadPolicy,
     UploadStatus,
-    trusted_offset,
 )
 from app.services.absence import absent
 from app.services.burial import bury_session, bury_upload
@@ -42,6 +40,7 @@ from app.services.ports import (
     UploadBytes,
     WriterLocks,
 )
+from app.services.upload_space import Space, SpaceKeeper
 from app.services.upload_states import (
     Download,
     FoundUpload,
@@ -49,9 +48,11 @@ from app.services.upload_states import (
     TusState,
     UploadView,
     find_upload,
-    find_view,
+    find_with_batch,
     gone_for_tus,
+    offset_of,
     refuse_in_batch,
+    view_of,
 )
 
 __all__ = ["UploadService", "UploadView"]
@@ -59,6 +60,8 @@ __all__ = ["UploadService", "UploadView"]
 log = structlog.get_logger(__name__)
 
 _PAGE = 200
+_LATE_SECONDS = 1.0
+"""How long HEAD waits for the writer of an upload that has all of its bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +86,8 @@ class UploadService:
         Raises UploadTooLarge, NoSpace, SessionNotFound, SessionGone, SessionClosed.
         """
         self.check_length(new.length)
-        free = self.files.free_bytes()
-        upload, receiving = await self.db.write(
-            lambda tx: self._insert(tx, upload_id, new, free_bytes=free)
-        )
+        upload = await self.space.write(lambda tx, space: self._insert(tx, upload_id, new, space))
         self.metrics.count("upload_created_total")
-        self.metrics.set("uploads_open", receiving)
         log.info(
             "upload.created",
             upload_id=upload_id,
@@ -107,29 +106,15 @@ class UploadService:
                 extra={"length": length, "maximum": maximum},
             )
 
-    def require_space(self, tx: Transaction, length: int, free_bytes: int) -> None:
-        """Raise NoSpace, with the figures, unless ``length`` more bytes fit beside the promised."""
-        promised = tx.uploads.unwritten_bytes()
-        available = free_bytes - promised - self.policy.reserve_bytes
-        if available < length:
-            msg = f"{length} bytes do not fit: {max(available, 0)} are available."
-            raise NoSpace(
-                msg,
-                extra={
-                    "required_bytes": length,
-                    "available_bytes": max(available, 0),
-                    "free_bytes": free_bytes,
-                    "promised_bytes": promised,
-                    "reserve_bytes": self.policy.reserve_bytes,
-                },
-            )
+    @property
+    def space(self) -> SpaceKeeper:
+        """Where lengths are promised."""
+        return SpaceKeeper(self.db, self.files, self.store, self.policy.reserve_bytes)
 
-    def _insert(
-        self, tx: Transaction, upload_id: str, new: NewUpload, *, free_bytes: int
-    ) -> tuple[Upload, int]:
+    def _insert(self, tx: Transaction, upload_id: str, new: NewUpload, space: Space) -> Upload:
         now = self.clock.now()
         session = self._session_for(tx, new, now)
-        self.require_space(tx, new.length or 0, free_bytes)
+        space.require(tx, new.length or 0)
         upload = Upload(
             id=upload_id,
             owner=new.owner,
@@ -150,7 +135,7 @@ class UploadService:
             spent_at=None,
         )
         tx.uploads.insert(upload)
-        return upload, tx.uploads.totals().get(UploadStatus.RECEIVING, (0, 0))[0]
+        return upload
 
     def _session_for(self, tx: Transaction, new: NewUpload, now: datetime) -> Session:
         session_id = new.metadata.session_id
@@ -192,7 +177,7 @@ class UploadService:
         return found.upload
 
     async def head(self, owner: str, upload_id: str) -> TusState:
-        """Return what HEAD tells; never waits for a writer.
+        """Return what HEAD tells; waits for no writer, but for one that has all of its bytes.
 
         A completed upload stays so for a while after retention took its bytes, since a client that
         lost the last response asks here. Raises UploadNotFound, UploadGone.
@@ -203,13 +188,12 @@ class UploadService:
             return self._head_of_gone(upload_id, found)
         metadata = upload.metadata.raw
         if upload.status is UploadStatus.COMPLETED:
-            length, completion = (
-                upload.length or 0,
-                Completion(upload.id, upload.batch_id, found.job_ids),
-            )
+            length = upload.length or 0
+            completion = Completion(upload.id, upload.batch_id, found.job_ids)
             return TusState(length, length, metadata, None, completion)
         offset = self.offset_of(upload)
-        if offset == upload.length and (late := await self._complete_late(upload)):
+        if offset == upload.length:
+            late = await self._complete_late(upload)
             return TusState(offset, upload.length, metadata, None, late)
         return TusState(offset, upload.length, metadata, upload.expires_at, None)
 
@@ -226,42 +210,31 @@ class UploadService:
         completion = Completion(upload_id, tombstone.parent_id, found.job_ids)
         return TusState(size, size, None, None, completion)
 
-    async def _complete_late(self, upload: Upload) -> Completion | None:
-        """Complete an upload whose completion was lost; None when that has to wait for its sweep."""
+    async def _complete_late(self, upload: Upload) -> Completion:
+        """Complete an upload whose bytes are whole: its completion was lost or is just under way.
+
+        A PATCH that still waits for the end of its body is asked to stop. Raises
+        ``TemporarilyUnavailable`` when it cannot be done now: told that every byte is there, a
+        client would go away without knowing its batch.
+        """
         try:
-            return await self.completion.complete(upload.id)
-        except UploadLocked:
-            return None  # its writer is about to
+            return await self.completion.complete(upload.id, wait_seconds=_LATE_SECONDS)
         except AppError as error:
-            log.warning("upload.completion_failed", upload_id=upload.id, code=error.code)
-            return None
+            if not isinstance(error, UploadLocked):
+                log.warning("upload.completion_failed", upload_id=upload.id, code=error.code)
+            raise TemporarilyUnavailable(
+                "Every byte is there and the upload is being completed; ask again in a moment.",
+                retry_after_seconds=1,
+            ) from error
 
     def offset_of(self, upload: Upload) -> int:
         """How many bytes are there: the length of the file, as far as it can be trusted."""
-        if upload.status is UploadStatus.COMPLETED:
-            return upload.length or 0
-        size = self.store.size(upload.id)
-        return trusted_offset(upload, size, self.store.boot_id, self.store.fsync)
+        return offset_of(upload, self.store)
 
     async def get(self, owner: str, upload_id: str) -> UploadView:
         """Raises UploadNotFound, UploadGone."""
-        upload, batch_expiry = await self.db.read(lambda tx: find_view(tx, owner, upload_id))
-        is_receiving = upload.status is UploadStatus.RECEIVING
-        return UploadView(
-            id=upload.id,
-            session_id=upload.session_id,
-            batch_id=upload.batch_id,
-            status=upload.status,
-            offset=self.offset_of(upload),
-            length=upload.length,
-            filename=upload.filename,
-            media_type=upload.media_type,
-            metadata=dict(upload.metadata.fields),
-            sha256=upload.sha256,
-            created_at=upload.created_at,
-            completed_at=upload.completed_at,
-            expires_at=upload.expires_at if is_receiving else batch_expiry,
-        )
+        upload, batch = await self.db.read(lambda tx: find_with_batch(tx, owner, upload_id))
+        return view_of(upload, batch, self.store)
 
     async def open_download(self, owner: str, upload_id: str) -> Download:
         """Return a complete upload's file. Raises UploadNotFound, UploadGone, UploadIncomplete."""
@@ -293,14 +266,13 @@ class UploadService:
 
         Raises UploadNotFound, UploadGone, UploadInBatch.
         """
-        paths, receiving = await self.db.write(lambda tx: self._bury(tx, owner, upload_id))
+        paths = await self.db.write(lambda tx: self._bury(tx, owner, upload_id))
         # A crash before this leaves cleanup rows, which the sweep spent_inputs settles.
         freed = await self.disposal.settle(paths)
         self.metrics.count("upload_finished_total", outcome="terminated")
-        self.metrics.set("uploads_open", receiving)
         log.info("upload.terminated", upload_id=upload_id, bytes_freed=freed)
 
-    def _bury(self, tx: Transaction, owner: str, upload_id: str) -> tuple[Sequence[str], int]:
+    def _bury(self, tx: Transaction, owner: str, upload_id: str) -> Sequence[str]:
         found = find_upload(tx, owner, upload_id)
         if found.upload is None:
             raise gone_for_tus(found.tombstone)
@@ -309,10 +281,8 @@ class UploadService:
         session = tx.sessions.find(found.upload.session_id)
         if session is not None and session.implicit:
             # Nobody knows of a session that was made for this one upload.
-            paths = bury_session(tx, session, reason=reason, sweep=None, now=now)
-        else:
-            paths = bury_upload(tx, found.upload, reason=reason, sweep=None, now=now)
-        return paths, tx.uploads.totals().get(UploadStatus.RECEIVING, (0, 0))[0]
+            return bury_session(tx, session, reason=reason, sweep=None, now=now)
+        return bury_upload(tx, found.upload, reason=reason, sweep=None, now=now)
 
     # --- after a boot of the machine -------------------------------------------------------------
 
@@ -325,7 +295,7 @@ class UploadService:
         while page := await self._receiving_after(after):
             after = page[-1].id
             for upload in page:
-                if upload.boot_id != boot_id and await self._recover(upload):
+                if upload.boot_id != boot_id and await self._recover(upload.id):
                     recovered += 1
         if recovered:
             log.info("upload.boot_recovered", count=recovered)
@@ -334,13 +304,22 @@ class UploadService:
     async def _receiving_after(self, after: str) -> list[Upload]:
         return await self.db.read(lambda tx: tx.uploads.list_receiving(after_id=after, limit=_PAGE))
 
-    async def _recover(self, upload: Upload) -> bool:
+    async def _recover(self, upload_id: str) -> bool:
         try:
-            async with self.locks.hold(upload.id, wait_seconds=0):
+            async with self.locks.hold(upload_id, wait_seconds=0):
+                # Another process may have adopted it since, and taken bytes that may not be cut.
+                upload = await self.db.read(lambda tx: tx.uploads.find(upload_id))
+                if upload is None or not self._is_left_over(upload):
+                    return False
                 await self.adopt(upload)
-        except (UploadLocked, ConflictingUpdate):
-            return False  # somebody writes it already, and adopted it then; or it has ended
+        except AppError as error:
+            # Somebody writes it already, and adopted it then; else the PATCH that comes will.
+            log.info("upload.recovery_skipped", upload_id=upload_id, code=error.code)
+            return False
         return True
+
+    def _is_left_over(self, upload: Upload) -> bool:
+        return upload.status is UploadStatus.RECEIVING and upload.boot_id != self.store.boot_id
 
     async def sync_unfinished(self) -> int:
         """Make durable what unfinished uploads have, and return how many needed it.
@@ -353,28 +332,21 @@ class UploadService:
         ):
             after = page[-1].id
             for upload in page:
-                is_ours = upload.boot_id == self.store.boot_id
-                if is_ours and self.store.size(upload.id) > upload.synced_offset:
+                if upload.boot_id == self.store.boot_id:
                     synced += await self._sync(upload)
         return synced
 
     async def _sync(self, upload: Upload) -> bool:
         try:
+            if self.store.size(upload.id) <= upload.synced_offset:
+                return False
             async with self.locks.hold(upload.id, wait_seconds=0):
                 writer = await self.store.open(upload.id, self.store.size(upload.id))
                 try:
                     offset = await writer.sync()
                 finally:
                     await writer.close()
-                await self.db.write(
-                    lambda tx: tx.uploads.touch(
-                        upload.id,
-                        active_at=upload.active_at,
-                        expires_at=upload.expires_at,
-                        recorded_offset=offset,
-                        synced_offset=offset,
-                    )
-                )
+                await self.db.write(lambda tx: _note_synced(tx, upload.id, offset))
         except AppError as error:
             log.info("upload.sync_skipped", upload_id=upload.id, code=error.code)
             return False
@@ -394,3 +366,15 @@ class UploadService:
         )
         await self.db.write(lambda tx: tx.uploads.update(adopted, expected=UploadStatus.RECEIVING))
         return adopted
+
+
+def _note_synced(tx: Transaction, upload_id: str, offset: int) -> None:
+    upload = tx.uploads.find(upload_id)
+    if upload is not None:
+        tx.uploads.touch(
+            upload_id,
+            active_at=upload.active_at,
+            expires_at=upload.expires_at,
+            recorded_offset=offset,
+            synced_offset=offset,
+        )

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from app.domain.jobs import InputRole, JobInput, JobStatus
 from app.domain.tombstones import ThingKind
-from tests.factories import insert_all, make_ended_job, make_output
+from tests.factories import insert_all, make_ended_job, make_job, make_output
 from tests.fakes.described import Described
 from tests.fakes.served import TUS, Served
 
@@ -88,7 +89,7 @@ def test_what_is_not_built_yet_is_refused(served: Served, described: Described) 
     ask = {"session_id": session_id, "only_completed": True}
     told = described.check(served.http.post("/api/v1/batches", json=ask))
     assert (told["code"], told["errors"][0]["loc"]) == ("invalid_request", "only_completed")
-    assert told["errors"][0]["allowed"] == ["session_id"]
+    assert told["errors"][0]["allowed"] == "session_id"
 
 
 def test_batches_come_in_pages_newest_first_without_gap_or_double(
@@ -199,6 +200,26 @@ def test_a_job_elsewhere_that_still_reads_the_files_holds_them(
     assert served.http.delete(f"/api/v1/batches/{other['id']}").status_code == 204
     gone = served.http.delete(f"/api/v1/batches/{batch['id']}?cancel=true")
     assert gone.status_code == 204
+
+
+def test_a_job_elsewhere_that_still_reads_an_output_of_the_batch_holds_it(
+    served: Served, described: Described
+) -> None:
+    batch = served.make_batch(b"abc")
+    now = served.container.clock.now()
+    job = make_ended_job(batch_id=batch["id"], inputs=(), created_at=now)
+    output = make_output(job_id=job.id, created_at=now)
+    reads = JobInput(role=InputRole.CLIP, output_id=output.id)
+    reader = make_job(inputs=(reads,), created_at=now)
+    served.write(lambda tx: insert_all(tx, job, output, reader))
+    path = f"/api/v1/batches/{batch['id']}"
+    told = described.check(served.http.delete(path))
+    assert (told["code"], told["jobs"]) == ("job_running", [reader.id])
+    assert served.read(lambda tx: tx.outputs.find(output.id)) is not None
+    assert served.http.delete(path, params={"cancel": "true"}).status_code == 204
+    ended = served.read(lambda tx: tx.jobs.find(reader.id))
+    assert ended is not None
+    assert ended.status is JobStatus.CANCELLED
 
 
 def test_a_file_that_was_spent_is_listed_as_deleted(served: Served, described: Described) -> None:

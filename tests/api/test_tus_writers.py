@@ -669,3 +669,23 @@ def test_a_writer_leaves_no_file_open(server: TusServer, tus: TusClient) -> None
     until(lambda: not open_data_files(), what="every file closed")
     assert server.read(lambda tx: tx.tombstones.find(ThingKind.UPLOAD, upload_id)) is None
     assert id_of(tus.create(1)) != upload_id
+
+
+def test_head_of_an_upload_with_all_its_bytes_names_the_batch_though_a_writer_hangs(
+    server: TusServer, tus: TusClient
+) -> None:
+    # All the bytes are there, and the end of the chunked body never comes: its client is gone, asks
+    # HEAD, and must not be told that it is done without being told what its file became.
+    upload_id = tus.new(5)
+    with raw_patch(server.port, upload_id, 0, None) as stalled:
+        stalled.send(b"5\r\nhello\r\n")
+        file = server.file(upload_id)
+        until(lambda: file.exists() and file.stat().st_size == 5, what="the bytes")
+        began = time.monotonic()
+        response = tus.head(upload_id)
+        assert time.monotonic() - began < 1
+        assert (response.status_code, response.headers["upload-offset"]) == (200, "5")
+        row = server.read(lambda tx: tx.uploads.find(upload_id))
+        assert response.headers["tidemill-batch"] == row.batch_id
+        assert stalled.answer()[0] in {0, 204, 423}
+    assert file.read_bytes() == b"hello"

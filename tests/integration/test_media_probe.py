@@ -98,7 +98,20 @@ async def test_clips_of_a_few_frames_open_and_are_as_long_as_their_frames(
 ) -> None:
     clip = make_clip(clips, bench.ffmpeg.path, replace(spec, seconds=frames / 30))
     media = await bench.look(clip)
-    assert media.duration_seconds == pytest.approx(frames / 30, abs=0.002)
+    assert media.duration_seconds == pytest.approx(frames / 30, abs=1 / 30 + 0.001)
+
+
+@pytest.mark.parametrize("container", ["mkv", "avi"])
+async def test_a_title_in_another_encoding_than_utf8_is_no_damage(
+    bench: MediaBench, clips: Path, container: str
+) -> None:
+    spec = ClipSpec(container=container, codec="mpeg4", audio="libmp3lame", b_frames=0, seconds=2)
+    clip = make_clip(clips, bench.ffmpeg.path, spec)
+    latin = bench.folder / clip.name
+    content = clip.read_bytes()
+    assert b"secret title" in content
+    latin.write_bytes(content.replace(b"secret title", b"caf\xe9 \xfc\xdf \xfftle"))
+    assert (await bench.look(latin)).duration_seconds == pytest.approx(2, abs=1 / 29)
 
 
 async def test_variable_rates_are_noticed(bench: MediaBench, clips: Path) -> None:

@@ -158,6 +158,19 @@ async def test_closing_ends_everything_and_starts_nothing_more(tmp_path: Path) -
         await run(runner, shell(tmp_path, "true"))
 
 
+@pytest.mark.parametrize("turns", [1, 2, 3, 5, 20])
+async def test_closing_while_a_child_is_being_started_leaves_nothing(
+    tmp_path: Path, turns: int
+) -> None:
+    runner = ProcessRunner(Sandbox(SandboxLevel.LIMITS))
+    task = asyncio.ensure_future(run(runner, shell(tmp_path, FAMILY)))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await runner.close()
+    assert psutil.Process().children(recursive=True) == []
+    assert not (await task)[0].succeeded
+
+
 HOST = """
 import asyncio, sys
 from pathlib import Path

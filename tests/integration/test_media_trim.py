@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from app.domain.errors import InputDamaged
 from tests.fakes.clips import (
     SAMPLE_RATE,
     ClipSpec,
@@ -235,3 +236,101 @@ async def test_a_part_without_sound_has_no_sound_and_says_so(
     result, plan = await bench.trim(clip, 0.5, 1.5)
     assert "The kept part has no sound." in plan.warnings
     assert (await bench.look(result)).audio is None
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+async def test_a_cut_may_end_in_a_pause_that_is_longer_than_itself(
+    bench: MediaBench, clips: Path, container: str
+) -> None:
+    clip = make_clip(
+        clips, bench.ffmpeg.path, ClipSpec(variable=True, seconds=6, container=container)
+    )
+    result, _ = await bench.trim(clip, 1.05, 1.2)
+    assert [s.number for s in read_frames(result)] == [32]  # shown until 1.6 s
+
+
+async def test_a_pause_without_any_picture_is_not_called_damage(
+    bench: MediaBench, clips: Path
+) -> None:
+    clip = make_clip(clips, bench.ffmpeg.path, ClipSpec(variable=True, seconds=6))
+    with pytest.raises(InputDamaged, match="No picture of the clip begins in the part asked for"):
+        await bench.trim(clip, 1.2, 1.5)
+
+
+async def recode(bench: MediaBench, source: Path, name: str, *options: str) -> Path:
+    """Return ``source`` written again with options of FFmpeg."""
+    target = bench.folder / name
+    command = (str(bench.ffmpeg.path), "-v", "error", "-y", "-i", str(source), *options)
+    process = await asyncio.create_subprocess_exec(*command, str(target))
+    assert await process.wait() == 0
+    return target
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+async def test_a_few_frames_that_were_dropped_where_a_cut_ends_are_no_damage(
+    bench: MediaBench, clips: Path, container: str
+) -> None:
+    even = ClipSpec(rate="120", seconds=40, width=256, height=64, audio=None)
+    source = make_clip(clips, bench.ffmpeg.path, even)
+    kept = "select='not(between(n,601,604))'"
+    options = ("-vf", kept, "-fps_mode", "passthrough", "-preset", "ultrafast")
+    clip = await recode(bench, source, f"dropped.{container}", *options)
+    assert not (await bench.look(clip)).video.variable_rate
+    result, _ = await bench.trim(clip, 4.9, "5.02")
+    assert [s.number for s in read_frames(result)] == list(range(588, 601))
+
+
+async def test_sound_that_is_longer_than_the_pictures_ends_with_the_cut(
+    bench: MediaBench, clips: Path
+) -> None:
+    source = make_clip(clips, bench.ffmpeg.path, ClipSpec(seconds=6))
+    options = ("-filter:v", "trim=end=3", "-c:a", "copy", "-preset", "ultrafast")
+    clip = await recode(bench, source, "long-sound.mp4", *options)
+    for end in (None, 3):
+        result, plan = await bench.trim(clip, 1, end)
+        heard, _ = read_sound(result)
+        assert len(heard) / SAMPLE_RATE == pytest.approx(2, abs=1024 / SAMPLE_RATE)
+        assert plan.result["end_seconds"] == 3
+
+
+def gap(start: float, end: float) -> tuple[str, ...]:
+    """Options that take a stretch out of the sound and leave its place empty."""
+    chosen = f"aselect='not(between(t,{start},{end}))'"
+    return ("-c:v", "copy", "-af", f"asetnsamples=256,{chosen}", "-c:a", "pcm_s16le")
+
+
+async def test_a_cut_inside_a_gap_of_the_sound_is_silent(bench: MediaBench, clips: Path) -> None:
+    source = make_clip(clips, bench.ffmpeg.path, ClipSpec(seconds=4))
+    clip = await recode(bench, source, "gap.mkv", *gap(1.2, 2.7))
+    result, _ = await bench.trim(clip, 1.5, 2.5)
+    assert [s.number for s in read_frames(result)] == list(range(45, 75))
+    heard, _ = read_sound(result)
+    assert np.abs(heard).max() < 0.001
+
+
+async def test_small_gaps_of_the_sound_do_not_move_what_follows(
+    bench: MediaBench, clips: Path
+) -> None:
+    source = make_clip(clips, bench.ffmpeg.path, ClipSpec(seconds=4))
+    clip = await recode(bench, source, "gaps.mkv", *gap(1.4, 1.46))
+    result, _ = await bench.trim(clip, 1, 3.5)
+    heard, begins = read_sound(result)
+    original, _ = read_sound(source)
+    late = slice(SAMPLE_RATE, 2 * SAMPLE_RATE)
+    stretch = original[SAMPLE_RATE : 4 * SAMPLE_RATE]
+    assert abs(lag_seconds(heard[late], stretch[late]) + begins) < TEN_MILLISECONDS
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+async def test_frames_after_a_pause_are_kept_though_a_keyframe_is_stored_early(
+    bench: MediaBench, clips: Path, container: str
+) -> None:
+    # The keyframe 75 is stored with the time that the second picture before it is shown at, which
+    # lies before the pause.
+    source = make_clip(clips, bench.ffmpeg.path, ClipSpec(seconds=6, audio=None))
+    kept = "select='lt(n,16)+gt(n,73)'"
+    keys = ("-force_key_frames", "2.5", "-x264-params", "open-gop=0:scenecut=0", "-bf", "3")
+    options = ("-vf", kept, "-fps_mode", "passthrough", *keys, "-preset", "veryfast")
+    clip = await recode(bench, source, f"pause.{container}", *options)
+    result, _ = await bench.trim(clip, 2.4, 3)
+    assert [s.number for s in read_frames(result)] == list(range(74, 90))

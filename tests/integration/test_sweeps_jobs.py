@@ -116,7 +116,7 @@ async def test_an_ended_job_past_its_retention_goes_with_outputs_and_scratch(
 ) -> None:
     batch, (upload,) = await world.batch()
     error = JobError("not_media", "no") if status is JobStatus.FAILED else None
-    job = await world.ended_job(status, upload, batch_id=batch.id, error=error)
+    job = await world.ended_job(status, upload, batch_id=batch.id, from_then=True, error=error)
     output = await world.output(job)
     scratch = world.path(f"work/{job.id}/1")
     scratch.mkdir(parents=True)

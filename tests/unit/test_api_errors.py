@@ -3,15 +3,18 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from app.api.error_guide import GUIDE, as_markdown, catalogue
-from app.api.errors import STATUS, problem, problem_response
+from app.api.errors import STATUS, invalid_request, problem, problem_response
 from app.api.pagination import decode_cursor, encode_cursor
 from app.api.schemas.base import absolute_below
+from app.api.schemas.batches import NewBatch
 from app.domain import errors
 from app.domain.errors import (
     AppError,
@@ -68,6 +71,29 @@ def test_a_problem_has_its_members_and_those_of_its_error() -> None:
 def test_what_an_error_adds_cannot_pass_for_the_problem_itself() -> None:
     found = json.loads(problem(InvalidRequest(extra={"status": 200, "code": "ok"}), None).body)
     assert (found["status"], found["code"]) == (422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("body", "detail", "allowed"),
+    [
+        ([], "body: Must be a JSON object.", None),
+        ({}, "session_id: Is missing.", None),
+        (
+            {"session": "x"},
+            "session: There is no such field. Allowed: session_id.",
+            "session_id",
+        ),
+    ],
+)
+def test_a_wrong_body_is_told_in_words_a_person_understands(
+    body: Any, detail: str, allowed: str | None
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        NewBatch.model_validate(body)
+    found = [{**each, "loc": ("body", *each["loc"])} for each in caught.value.errors()]
+    told = json.loads(problem(invalid_request(found), None).body)
+    assert told["detail"] == detail
+    assert told["errors"][0].get("allowed") == allowed
 
 
 def test_headers_follow_the_error() -> None:

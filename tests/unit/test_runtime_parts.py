@@ -6,6 +6,7 @@ import platform
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from app.domain.errors import StorageFailed
 from app.infrastructure.readiness import PartChecks
 from app.server.malloc import tune_malloc
 from app.server.running import bind
-from app.server.welcome import base_url
+from app.server.welcome import base_url, command_here
 from app.services.readiness import Part, PartState
 from app.settings import Settings
 
@@ -133,3 +134,22 @@ def test_a_name_that_nobody_knows_is_an_error_of_the_system() -> None:
 )
 def test_the_address_to_open_is_one_that_works(environ: dict[str, str], expected: str) -> None:
     assert base_url(Settings.load(environ), 81) == expected
+
+
+def test_the_command_to_try_is_one_that_is_found_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "bin" / "tidemill"
+    installed.parent.mkdir()
+    installed.touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert command_here("bin/tidemill") == "bin/tidemill"
+    assert command_here(str(installed)) == "bin/tidemill"
+    monkeypatch.chdir(tmp_path / "bin")
+    assert command_here("./tidemill") == "./tidemill"
+    monkeypatch.chdir("/")
+    assert command_here(str(installed)) == str(installed).lstrip("/")
+    monkeypatch.setenv("PATH", str(installed.parent))
+    assert command_here(str(installed)) == "tidemill"
+    assert command_here("/elsewhere/python -m something") == "tidemill"

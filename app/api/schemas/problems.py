@@ -27,7 +27,9 @@ class FieldProblem(BaseModel):
 
     loc: str = Field(description="The field, as a dotted path.", examples=["then.operation"])
     message: str = Field(description="What was wrong.")
-    allowed: Any = Field(default=None, description="What would have been right, where it is known.")
+    allowed: str | None = Field(
+        default=None, description="What would have been right, where it is known."
+    )
 
 
 class Problem(BaseModel):

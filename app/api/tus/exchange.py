@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from app.domain.errors import AppError, UploadLocked
+from app.domain.errors import AppError, UploadGone, UploadLocked, UploadNotFound
 from app.domain.uploads import Upload
 from app.services.completion import Completion
 from app.services.upload_states import NewUpload
@@ -38,14 +38,18 @@ class Exchange:
         return self.uploads.offset_of(self.upload) if self.upload else 0
 
     async def complete(self) -> None:
-        """Complete the upload whose bytes are whole. Never fails: a client that holds a whole upload
-        could do nothing about it, and the sweep unclaimed_uploads does it again.
+        """Complete the upload whose bytes are whole. Failures are not told: a client that holds a
+        whole upload could do nothing about them, and the sweep unclaimed_uploads does it again.
+
+        Raises UploadGone and UploadNotFound when there is nothing to complete any more.
         """
         try:
             if self.held is not None:
                 self.completion = await self.held.complete()
             else:
                 self.completion = await self.uploads.completion.complete(self.upload_id)
+        except (UploadGone, UploadNotFound):
+            raise
         except UploadLocked:
             log.info("upload.completion_deferred", upload_id=self.upload_id)
         except AppError as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -140,8 +141,8 @@ class TusHandlers:
         return True
 
     async def _store_first(self, exchange: Exchange, body: RequestBody) -> None:
-        """Store the body of a creation. When it is refused, so is the creation: the client has no
-        address at which to go on.
+        """Store the body of a creation. When it is refused or breaks off, so does the creation: the
+        client has no address at which to go on, and its next try promises the same space again.
         """
         if exchange.upload is None:
             raise StorageFailed
@@ -150,9 +151,11 @@ class TusHandlers:
         async with writing(exchange.uploads, exchange.upload) as held:
             try:
                 await held.store(body.read)
-            except AppError as error:
-                error.extra.pop("offset", None)
-                await exchange.uploads.remove_held(exchange.owner, exchange.upload_id)
+            except (AppError, BodyInterrupted) as error:
+                if isinstance(error, AppError):
+                    error.extra.pop("offset", None)
+                with suppress(AppError):  # else it goes when it expires
+                    await exchange.uploads.remove_held(exchange.owner, exchange.upload_id)
                 raise
             exchange.held = held
             await self._router.note_patch(exchange)

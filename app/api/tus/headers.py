@@ -44,7 +44,7 @@ ALLOWED_HEADERS = (
 )
 """Request headers that a page on another origin may send; refused ones too, to say why."""
 
-NOT_BUILT = {"upload-concat": "Concatenation", "upload-checksum": "Checksums"}
+NOT_BUILT = {"upload-concat": "Concatenation is", "upload-checksum": "Checksums are"}
 
 _NUMBER = re.compile(r"[0-9]{1,40}\Z")
 
@@ -53,7 +53,7 @@ def refuse_not_built(headers: Headers) -> None:
     """Raise NotSupported for headers that would have to be honoured, not ignored."""
     for name, what in NOT_BUILT.items():
         if name in headers:
-            msg = f"{what} are not supported: send the file without {name.title()}."
+            msg = f"{what} not supported yet: send the file without {name.title()}."
             raise NotSupported(msg, extra={"header": name.title()})
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 import structlog
@@ -91,10 +92,7 @@ class Lane:
         return result
 
     def _with_connection(self, work: Callable[[Connection], T]) -> T:
-        try:
-            connection = self._idle.pop() if self._idle else self._engine.connect()
-        except VENDOR_ERRORS as error:
-            raise translate(error) from error
+        connection = self._connection()
         try:
             result = work(connection)
         except VENDOR_ERRORS as error:
@@ -106,6 +104,14 @@ class Lane:
             raise
         self._idle.append(connection)
         return result
+
+    def _connection(self) -> Connection:
+        with suppress(IndexError):  # asking first whether there is one would race with the others
+            return self._idle.pop()
+        try:
+            return self._engine.connect()
+        except VENDOR_ERRORS as error:
+            raise translate(error) from error
 
 
 def _discard(connection: Connection) -> None:

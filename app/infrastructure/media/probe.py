@@ -61,6 +61,15 @@ class ProbeChild:
         """Return what the file is. Raises EmptyFile, NotMedia, NoVideoStream, MediaOverLimits,
         InputDamaged; JobTimedOut when the child takes too long.
         """
+        media = await self.look(path)
+        self._check_rates(media)
+        return media
+
+    async def look(self, path: Path) -> MediaInfo:
+        """Like ``probe``, without the limits of length and frame rate, which are not for results.
+
+        A few frames cut out of a clip at the limit may be closer together than its average.
+        """
         head, size_bytes = await asyncio.to_thread(_look, path)
         container = sniff(head)
         async with self._slots:
@@ -124,14 +133,16 @@ class ProbeChild:
         size = answer["size"]
         _check("streams", answer["stream_count"], limits.max_streams)
         _check("pixels", size["width"] * size["height"], limits.max_pixels)
-        media = media_from_json(
+        return media_from_json(
             {**answer["media"], "container": container, "size_bytes": size_bytes}
         )
+
+    def _check_rates(self, media: MediaInfo) -> None:
+        limits = self._limits
         _check("seconds", media.duration_seconds, limits.max_seconds)
         rate = float(Fraction(media.video.frame_rate or 0))
         if rate > limits.max_frame_rate * FRAME_RATE_SLACK:
             _check("frame rate", rate, limits.max_frame_rate)
-        return media
 
 
 def _check(limit: str, value: float, maximum: float) -> None:

@@ -217,6 +217,7 @@ def describe_video(
         "color_space": SPACES.get(int(frame.colorspace)),
         "color_range": RANGES.get(int(frame.color_range)),
         "variable_rate": rates[1],
+        "reordered": bool(video.codec_context.has_b_frames),
     }
 
 
@@ -277,7 +278,11 @@ def examine(container: InputContainer, asked: dict[str, Any]) -> dict[str, Any]:
 def main(path: str, asked: dict[str, Any]) -> dict[str, Any]:
     try:
         with av.open(
-            f"file:{path}", format=asked["format"], container_options=asked["options"]
+            f"file:{path}",
+            format=asked["format"],
+            container_options=asked["options"],
+            # Titles in another encoding than UTF-8 are common, and nothing is read of them.
+            metadata_errors="replace",
         ) as container:
             return examine(container, asked)
     except RefusedError as refusal:

@@ -213,6 +213,7 @@ class ProcessRunner:
         self._grace_seconds = grace_seconds
         self._forker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tidemill-forker")
         self._children: set[Child] = set()
+        self._spawning: set[asyncio.Future[Child]] = set()
         self._closed = False
 
     @asynccontextmanager
@@ -228,7 +229,10 @@ class ProcessRunner:
         spawned: list[Child] = []
         try:
             # Even when the caller is cancelled in here, the child is known and settled below.
-            yield await _finish(self._spawn(command, on_stdout, spawned))
+            spawning = asyncio.ensure_future(self._spawn(command, on_stdout, spawned))
+            self._spawning.add(spawning)
+            spawning.add_done_callback(self._spawning.discard)
+            yield await _finish(spawning)
         finally:
             for child in spawned:
                 await _finish(self._settle(child))
@@ -257,6 +261,9 @@ class ProcessRunner:
         self._children.discard(child)
 
     async def _settle_all(self) -> None:
+        if self._spawning:
+            # Forked, perhaps, but not known yet: who starts one gets it, and then it is stopped.
+            await asyncio.wait(self._spawning)
         async with asyncio.TaskGroup() as group:
             for child in list(self._children):
                 group.create_task(self._settle(child))
@@ -276,7 +283,7 @@ def _fork(arguments: list[str], folder: str) -> "tuple[subprocess.Popen[bytes], 
     return process, os.pidfd_open(process.pid)
 
 
-async def _finish(work: Coroutine[Any, Any, T]) -> T:
+async def _finish(work: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:
     """Await ``work`` to its end even if the caller is cancelled meanwhile, then pass that on."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

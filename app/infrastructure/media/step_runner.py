@@ -17,6 +17,7 @@ from app.domain.errors import (
 )
 from app.domain.media import MediaInfo
 from app.infrastructure.media.ffmpeg_locator import FFmpeg
+from app.infrastructure.media.probe import ProbeChild
 from app.infrastructure.media.process_output import activity
 from app.infrastructure.media.process_runner import (
     Child,
@@ -27,7 +28,7 @@ from app.infrastructure.media.process_runner import (
 )
 from app.operations.base import FFmpegStep, Step
 from app.operations.ffmpeg import complete
-from app.services.ports import MediaProbe, ProgressCallback
+from app.services.ports import ProgressCallback
 
 log = structlog.get_logger(__name__)
 
@@ -35,11 +36,17 @@ REPORTING = ("-v", "error", "-nostats", "-progress", "pipe:1", "-stats_period", 
 MICROSECONDS = 1_000_000
 LOOK_SECONDS = 1.0
 CPU_SECONDS = 4 * 3600
+"""For each thread: less than the wall clock allows would stop large clips on many cores."""
+MOST_THREADS = 8
+"""More would need more memory than the limit below allows, and gain little."""
 FILE_SIZE_BYTES = 64 * 1024**3
 BASE_MEMORY_BYTES = 4 * 1024**3
 MEMORY_BYTES_PER_PIXEL = 256
 """A picture of 4096x4096 in ten bits does not fit in 4 GiB of address space; this makes it 8."""
 
+NO_PICTURE = (
+    "No picture of the clip begins in the part asked for: it has a pause there, or it is damaged."
+)
 NO_SPACE = ("No space left on device", "Disk quota exceeded")
 TOO_LARGE = "File too large"
 DAMAGE = re.compile(
@@ -89,7 +96,7 @@ class FFmpegStepRunner:
         self,
         ffmpeg: FFmpeg,
         runner: ProcessRunner,
-        probe: MediaProbe,
+        probe: ProbeChild,
         *,
         stall_seconds: float,
         threads: int = 1,
@@ -98,7 +105,7 @@ class FFmpegStepRunner:
         self._runner = runner
         self._probe = probe
         self._stall_seconds = stall_seconds
-        self._threads = threads
+        self._threads = min(threads, MOST_THREADS)
 
     async def run(self, step: Step, folder: Path, on_progress: ProgressCallback) -> None:
         """Run ``step`` and leave its checked result in ``folder`` under ``step.output``.
@@ -134,7 +141,7 @@ class FFmpegStepRunner:
             readable=(self._ffmpeg.path,),
             limits=ProcessLimits(
                 address_space_bytes=BASE_MEMORY_BYTES + step.pixels * MEMORY_BYTES_PER_PIXEL,
-                cpu_seconds=CPU_SECONDS,
+                cpu_seconds=CPU_SECONDS * self._threads,
                 file_size_bytes=FILE_SIZE_BYTES,
             ),
         )
@@ -163,7 +170,9 @@ class FFmpegStepRunner:
         media = await self._look(step, part, finished)
         expected = step.expected
         off = _end_seconds(media) - expected.duration_seconds
-        if abs(off) > expected.duration_tolerance:
+        overrun = expected.overrun_tolerance
+        longer = expected.duration_tolerance if overrun is None else overrun
+        if not -expected.duration_tolerance <= off <= longer:
             got, wanted = f"{_end_seconds(media):.3f} s", f"{expected.duration_seconds:.3f} s"
             if step.source_has_damage_check and off < 0:
                 raise InputDamaged(_damage(f"only {got} of {wanted} could be decoded"))
@@ -175,16 +184,17 @@ class FFmpegStepRunner:
 
     async def _look(self, step: FFmpegStep, part: Path, finished: Finished) -> MediaInfo:
         try:
-            return await self._probe.probe(part)
+            return await self._probe.look(part)
         except FileNotFoundError as error:
             raise RenderFailed("The encoder wrote nothing.") from error
         except JobTimedOut:
             raise
         except AppError as error:
             log.warning("ffmpeg.result_unreadable", step=step.name, stderr=finished.stderr)
-            no_picture = isinstance(error, NoVideoStream) or DAMAGE.search(finished.stderr)
-            if step.source_has_damage_check and no_picture:
+            if step.source_has_damage_check and DAMAGE.search(finished.stderr):
                 raise InputDamaged(_damage("no picture could be decoded there")) from error
+            if step.source_has_damage_check and isinstance(error, NoVideoStream):
+                raise InputDamaged(NO_PICTURE) from error
             msg = f"The encoder's result is not a usable video: {error.detail}"
             raise RenderFailed(msg) from error
 

@@ -163,10 +163,12 @@ class FileUploadWriter:
         if self._fd < 0:
             return
         try:
-            with suppress(AppError):
-                if self._failure is None:
-                    await self._flush()
-            await self._end_write_back()
+            try:
+                with suppress(AppError):
+                    if self._failure is None:
+                        await self._flush()
+            finally:
+                await self._end_write_back()
         finally:
             self._forget_pending()
             fd, self._fd = self._fd, -1

@@ -32,6 +32,9 @@ _SOCKET_PREFIX = "locks-"
 _SOCKET_SUFFIX = ".sock"
 _ID_BYTES = 32
 _FD_FOLDER = Path("/proc/self/fd")
+# Not blocking: to open a pipe that somebody put there would wait for its other end.
+_SAFE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_LOOK = os.O_RDONLY | _SAFE
 
 
 class FlockUploadLocks:
@@ -79,7 +82,7 @@ class FlockUploadLocks:
             return True
         with translated_errors("looking at a lock"):
             try:
-                fd = os.open(self.path(upload_id), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                fd = os.open(self.path(upload_id), _LOOK)
             except FileNotFoundError:
                 return False
             try:
@@ -248,16 +251,15 @@ class FlockHold:
                 fd, created = _open(path)
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if _is_still(fd, path):
+                        self._fd, self._created = fd, created
+                        return True
                 except BlockingIOError:
-                    os.close(fd)
                     return False
-                except BaseException:
-                    os.close(fd)
-                    raise
-                if _is_still(fd, path):
-                    self._fd, self._created = fd, created
-                    return True
-                os.close(fd)  # deleted or replaced between open and flock: look again
+                finally:
+                    if self._fd != fd:
+                        os.close(fd)
+                # Deleted or replaced between open and flock: look again.
 
     def _release(self) -> None:
         fd, self._fd = self._fd, -1
@@ -273,7 +275,7 @@ class FlockHold:
 
 
 def _open(path: Path) -> tuple[int, bool]:
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_RDWR | _SAFE
     while True:
         try:
             return os.open(path, flags), False
@@ -284,14 +286,13 @@ def _open(path: Path) -> tuple[int, bool]:
 
 def _is_still(fd: int, path: Path) -> bool:
     ours = os.fstat(fd)
+    if not stat.S_ISREG(ours.st_mode):
+        raise StorageFailed("What lies in the place of an upload is no file.")
     try:
         there = os.lstat(path)
     except FileNotFoundError:
         return False
-    return stat.S_ISREG(there.st_mode) and (there.st_dev, there.st_ino) == (
-        ours.st_dev,
-        ours.st_ino,
-    )
+    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
 
 def _remove(holds: dict[str, list[FlockHold]], hold: FlockHold) -> None:

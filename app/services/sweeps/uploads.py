@@ -115,16 +115,22 @@ class ExpiredUploads:
 
     async def _note_activity(self, upload: Upload, seen: Seen) -> None:
         """Write what the file says into the row, so that it stops turning up among the expired."""
-        active_at = seen.active_at(upload)
-        await self._db.write(
-            lambda tx: tx.uploads.touch(
+
+        def note(tx: Transaction) -> None:
+            # As it is now: a PATCH may have come and told more since the look.
+            fresh = tx.uploads.find(upload.id)
+            if fresh is None or fresh.status is not UploadStatus.RECEIVING:
+                return
+            active_at = seen.active_at(fresh)
+            tx.uploads.touch(
                 upload.id,
                 active_at=active_at,
-                expires_at=slide_expiry(upload, active_at, self._policy),
-                recorded_offset=seen.trusted,
-                synced_offset=upload.synced_offset,
+                expires_at=slide_expiry(fresh, active_at, self._policy),
+                recorded_offset=max(seen.trusted, fresh.recorded_offset),
+                synced_offset=fresh.synced_offset,
             )
-        )
+
+        await self._db.write(note)
 
     def _bury(self, tx: Transaction, upload_id: str, seen: Seen, run: SweepRun) -> list[str] | None:
         upload = tx.uploads.find(upload_id)

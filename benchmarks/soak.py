@@ -1,0 +1,284 @@
+"""Ten minutes of mixed traffic, then a look at what it left: memory, descriptors, threads, bytes.
+
+Four clients upload in pieces, drop connections in the middle, resume, abandon sessions, run trims,
+download by ranges and delete what they made. The run fails when a byte differs, when an answer is not
+the expected one, or when the data folder or the process does not come back to what it was.
+
+    make soak
+    .venv/bin/python benchmarks/soak.py --minutes 1
+"""
+
+import argparse
+import base64
+import hashlib
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import imageio_ffmpeg
+import psutil
+
+TUS = {"Tus-Resumable": "1.0.0"}
+PATCH = TUS | {"Content-Type": "application/offset+octet-stream"}
+CLIENTS = 4
+PIECE = 512 * 1024
+GROWTH_ALLOWED = {"memory": 64 * 1024 * 1024, "descriptors": 8, "threads": 8}
+
+
+@dataclass
+class Tally:
+    """What happened, and what must not."""
+
+    done: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+
+class Client(threading.Thread):
+    """One user: picks an errand at random until time is up."""
+
+    def __init__(self, port: int, clip: bytes, until: float, tally: Tally, seed: int) -> None:
+        super().__init__(name=f"client-{seed}")
+        self._port, self._clip, self._until, self._tally = port, clip, until, tally
+        self._random = random.Random(seed)  # noqa: S311
+        self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+
+    def run(self) -> None:
+        errands = [self.trim, self.bytes_only, self.bytes_only, self.abandon]
+        with self._http:
+            while time.monotonic() < self._until:
+                errand = self._random.choice(errands)
+                try:
+                    errand()
+                    self._tally.done[errand.__name__] += 1
+                except (httpx.HTTPError, AssertionError, KeyError, OSError) as error:
+                    self._tally.faults.append(f"{errand.__name__}: {error!r}")
+
+    def call(self, method: str, path: str, expect: int, **more: Any) -> httpx.Response:
+        answer = self._http.request(method, path, **more)
+        if answer.status_code != expect:
+            msg = f"{method} {path}: {answer.status_code} {answer.text[:200]}"
+            raise AssertionError(msg)
+        return answer
+
+    def upload(self, content: bytes, session: str) -> httpx.Response:
+        """Upload in pieces, dropping the connection now and then; return the last answer."""
+        name = base64.b64encode(b"soak.mp4").decode()
+        secret = base64.b64encode(session.encode()).decode()
+        made = self.call(
+            "POST",
+            "/files/",
+            201,
+            headers=TUS
+            | {
+                "Upload-Length": str(len(content)),
+                "Upload-Metadata": f"filename {name},session {secret}",
+            },
+        )
+        place, offset = made.headers["Location"], 0
+        answer = made
+        while offset < len(content):
+            if self._random.random() < 0.2:
+                self.drop(place, offset, content)
+                offset = int(self.call("HEAD", place, 200, headers=TUS).headers["Upload-Offset"])
+                continue
+            piece = content[offset : offset + PIECE]
+            answer = self._http.patch(
+                place, content=piece, headers=PATCH | {"Upload-Offset": str(offset)}
+            )
+            if answer.status_code in {409, 423}:
+                offset = int(self.call("HEAD", place, 200, headers=TUS).headers["Upload-Offset"])
+                continue
+            if answer.status_code != 204:
+                msg = f"PATCH: {answer.status_code} {answer.text[:200]}"
+                raise AssertionError(msg)
+            offset = int(answer.headers["Upload-Offset"])
+        return self.call("HEAD", place, 200, headers=TUS)
+
+    def drop(self, place: str, offset: int, content: bytes) -> None:
+        """Begin a PATCH, send a part of it, and vanish."""
+        lines = [
+            f"PATCH {place} HTTP/1.1",
+            f"Host: 127.0.0.1:{self._port}",
+            f"Upload-Offset: {offset}",
+            f"Content-Length: {len(content) - offset}",
+            *(f"{k}: {v}" for k, v in PATCH.items()),
+        ]
+        with socket.create_connection(("127.0.0.1", self._port), timeout=10) as line:
+            line.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+            line.sendall(content[offset : offset + self._random.randrange(1, PIECE)])
+        self._tally.done["dropped"] += 1
+
+    def session(self, **wish: Any) -> str:
+        answer = self.call("POST", "/api/v1/upload", 201, json=wish)
+        return str(answer.json()["session_id"])
+
+    def trim(self) -> None:
+        then = {"operation": "trim", "params": {"start": 0.5, "end": 1.5}}
+        finished = self.upload(self._clip, self.session(expected_files=1, then=then))
+        batch, job = finished.headers["Tidemill-Batch"], finished.headers["Tidemill-Job"]
+        state: dict[str, Any] = {}
+        for _ in range(1200):
+            state = self.call("GET", f"/api/v1/jobs/{job}", 200).json()
+            if state["status"] not in {"queued", "processing"}:
+                break
+            time.sleep(0.1)
+        if state["status"] != "completed":
+            msg = f"the job {state['status']}: {state['error']}"
+            raise AssertionError(msg)
+        (output,) = state["outputs"]
+        half = output["size_bytes"] // 2
+        content = b"".join(
+            self.call("GET", output["url"], 206, headers={"Range": part}).content
+            for part in (f"bytes=0-{half - 1}", f"bytes={half}-")
+        )
+        if hashlib.sha256(content).hexdigest() != output["sha256"]:
+            raise AssertionError("the output differs")
+        self.call("DELETE", f"/api/v1/batches/{batch}", 204)
+
+    def bytes_only(self) -> None:
+        content = self._random.randbytes(self._random.randrange(1, 4 * 1024 * 1024))
+        finished = self.upload(content, self.session(expected_files=1))
+        place = f"/files/{finished.headers['Tidemill-Upload']}"
+        if self.call("GET", place, 200).content != content:
+            raise AssertionError("the bytes differ")
+        self.call("DELETE", f"/api/v1/batches/{finished.headers['Tidemill-Batch']}", 204)
+
+    def abandon(self) -> None:
+        session = self.session()
+        self.upload(self._random.randbytes(100_000), session)
+        self.call("DELETE", f"/api/v1/upload/{session}", 204)
+
+
+def figures(process: psutil.Process) -> dict[str, int]:
+    return {
+        "memory": process.memory_info().rss,
+        "descriptors": process.num_fds(),
+        "threads": process.num_threads(),
+    }
+
+
+def left_over(data: Path) -> list[str]:
+    """Files in the data folder that belong to nothing any more."""
+    return [
+        str(p.relative_to(data))
+        for kind in ("uploads", "work", "outputs")
+        for p in (data / kind).rglob("*")
+        if p.is_file()
+    ]
+
+
+def make_clip(folder: Path) -> bytes:
+    path = folder / "clip.mp4"
+    subprocess.run(
+        [
+            imageio_ffmpeg.get_ffmpeg_exe(),
+            "-v",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc2=size=320x180:rate=30:duration=2",
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=duration=2",
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-c:a",
+            "aac",
+            str(path),
+        ],
+        check=True,
+    )
+    return path.read_bytes()
+
+
+def wait_until_ready(port: int, process: "subprocess.Popen[bytes]") -> None:
+    for _ in range(300):
+        if process.poll() is not None:
+            break
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    process.kill()
+    sys.exit("the server did not become ready")
+
+
+def soak(folder: Path, minutes: float) -> int:
+    """Run the traffic and print the table; return the number of things that went wrong."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    environment = os.environ | {
+        "TIDEMILL_PORT": str(port),
+        "TIDEMILL_DATA_DIR": str(folder / "data"),
+        "TIDEMILL_LOG_LEVEL": "error",
+    }
+    clip, tally = make_clip(folder), Tally()
+    server = subprocess.Popen(
+        [Path(sys.executable).with_name("tidemill"), "serve"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        wait_until_ready(port, server)
+        process = psutil.Process(server.pid)
+        run_clients(port, clip, 15, tally)  # warm: caches, thread pools, compiled statements
+        before = figures(process)
+        run_clients(port, clip, minutes * 60, tally)
+        time.sleep(5)
+        after = figures(process)
+        left = left_over(folder / "data")
+    finally:
+        server.terminate()
+        server.wait(60)
+    print(", ".join(f"{count} x {name}" for name, count in sorted(tally.done.items())))
+    grown = []
+    for name, start in before.items():
+        print(f"{name:12} {start:>12} at start {after[name]:>12} at end")
+        if after[name] - start > GROWTH_ALLOWED[name]:
+            grown.append(f"{name} grew by {after[name] - start}")
+    wrong = [*tally.faults, *grown, *(f"left over: {path}" for path in left)]
+    print("\n".join(wrong) or "nothing left over, nothing went wrong")
+    return len(wrong)
+
+
+def run_clients(port: int, clip: bytes, seconds: float, tally: Tally) -> None:
+    until = time.monotonic() + seconds
+    clients = [Client(port, clip, until, tally, seed) for seed in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=10, help="how long the traffic lasts (10)")
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="soak-", dir=Path()))
+    try:
+        sys.exit(min(soak(folder, arguments.minutes), 1))
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
