@@ -8,13 +8,17 @@ from app.api.schemas.problems import ACCESS_ERRORS, problems
 from app.domain.errors import (
     AppError,
     BodyTooLong,
+    DatabaseBusy,
+    HostNotAllowed,
     InternalError,
     InvalidHeader,
     InvalidMetadata,
     MethodNotAllowed,
     NoSpace,
+    NotReady,
     NotSupported,
     OffsetMismatch,
+    OriginNotAllowed,
     RangeNotSatisfiable,
     SessionClosed,
     SessionGone,
@@ -39,7 +43,10 @@ _BASIC: tuple[type[AppError], ...] = (
     TemporarilyUnavailable,
     InternalError,
 )
+_UNAVAILABLE: tuple[type[AppError], ...] = (DatabaseBusy, NotReady)
+"""What any call but HEAD may answer: HEAD says 423 then, at which clients keep their progress."""
 _WRITING: tuple[type[AppError], ...] = (
+    *_UNAVAILABLE,
     BodyTooLong,
     NoSpace,
     NotSupported,
@@ -140,6 +147,8 @@ TUS_PATHS: dict[str, Any] = {
             "Versions, extensions and the largest size.",
             [],
             _OPTIONS_RESPONSES,
+            OriginNotAllowed,
+            HostNotAllowed,
             InternalError,
         ),
         "post": _with_body(
@@ -180,6 +189,8 @@ TUS_PATHS: dict[str, Any] = {
             "The same as on /files/.",
             [_ID],
             _OPTIONS_RESPONSES,
+            OriginNotAllowed,
+            HostNotAllowed,
             InternalError,
         ),
         "head": _call(
@@ -238,6 +249,7 @@ TUS_PATHS: dict[str, Any] = {
             [_ID, _VERSION],
             {204: {"description": "Gone."}},
             *_BASIC,
+            *_UNAVAILABLE,
             UploadNotFound,
             UploadGone,
             UploadInBatch,
@@ -250,6 +262,7 @@ TUS_PATHS: dict[str, Any] = {
             [_ID],
             DOWNLOAD,
             *ACCESS_ERRORS,
+            *_UNAVAILABLE,
             UploadNotFound,
             UploadGone,
             UploadIncomplete,

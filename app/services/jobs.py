@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from app.domain.errors import (
+    AppError,
     ConflictingUpdate,
     JobFinished,
     JobGone,
@@ -91,7 +92,12 @@ class JobService:
         params = check_params(operation, request.params)
         check_shape(request, self.rules.jobs)
         inputs = await self.db.read(lambda tx: self._admit(tx, owner, request, operation))
-        await self.workshop.try_plan(operation, params, inputs.sources)
+        try:
+            await self.workshop.try_plan(operation, params, inputs.sources)
+        except AppError:
+            # What was deleted while it was looked at seems damaged: say rather that it is gone.
+            await self.db.read(lambda tx: find_inputs(tx, owner, request, operation))
+            raise
         job = await self.db.write(lambda tx: self._insert(tx, owner, request, operation))
         log.info("job.created", job_id=job.id, operation=job.operation, batch_id=job.batch_id)
         await self.queue.enqueue(job.id, job.attempt)

@@ -41,6 +41,8 @@ class MediaService:
             raise StorageFailed("The bytes of an input are missing.", extra=names)
         try:
             return await self._probe.probe(self._files.absolute(path))
+        except FileNotFoundError as error:
+            raise StorageFailed("The bytes of an input are missing.", extra=names) from error
         except AppError as error:
             # With several inputs a client must learn which of them it is.
             for key, value in names.items():

@@ -7,7 +7,7 @@ from openapi_spec_validator import validate
 
 from app.api.error_guide import catalogue
 from tests.fakes.described import PROBLEM, Described
-from tests.fakes.served import Served
+from tests.fakes.served import TUS, Served
 
 METHODS = {"get", "head", "post", "put", "patch", "delete", "options"}
 
@@ -65,6 +65,29 @@ def test_every_example_fits_its_schema(described: Described) -> None:
                 described.validate(example["value"], content["schema"])
                 checked += 1
     assert checked > 100
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH", "DELETE", "GET", "HEAD"])
+def test_tus_says_as_described_that_the_service_is_not_ready(
+    served: Served, described: Described, method: str
+) -> None:
+    path = "/files/" if method == "POST" else f"/files/{'a' * 32}"
+    headers = {**TUS, "Upload-Length": "5"}
+    with served.exchanged(None):
+        response = served.http.request(method, path, headers=headers)
+    described.check(response)
+    assert response.status_code == (423 if method == "HEAD" else 503)
+
+
+@pytest.mark.parametrize("path", ["/files/", f"/files/{'a' * 32}"])
+@pytest.mark.parametrize("header", ["Host", "Origin"])
+def test_options_refuses_strangers_as_described(
+    served: Served, described: Described, path: str, header: str
+) -> None:
+    stranger = {"Host": "strange.example", "Origin": "https://strange.example"}[header]
+    response = served.http.options(path, headers={header: stranger})
+    described.check(response)
+    assert response.status_code in {403, 421}
 
 
 def test_what_is_not_there_is_not_described(described: Described) -> None:

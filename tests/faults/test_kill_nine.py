@@ -30,7 +30,8 @@ def _upload_file(server: Server, path: str) -> Path:
 
 
 def _finish(api: httpx.Client, path: str, body: bytes) -> httpx.Response:
-    """Resume as a client does, from the offset the server names."""
+    """Resume as a client does, from the offset the server names; 423 asks to come back."""
+    wait_for(lambda: api.head(path, headers=TUS).status_code == 200, "an answer to HEAD")
     offset = offset_of(api, path)
     if offset < len(body):
         assert patch(api, path, offset, body[offset:]).status_code == 204

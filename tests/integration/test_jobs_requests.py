@@ -17,6 +17,7 @@ from app.domain.errors import (
     BatchGone,
     BatchNotFound,
     EmptyFile,
+    InputDamaged,
     InputsDeleted,
     InvalidInputs,
     InvalidParams,
@@ -329,6 +330,24 @@ async def test_an_input_that_goes_while_it_is_probed_is_noticed(
         return media
 
     monkeypatch.setattr(house.probe, "probe", slow)
+    error = await refused(house, JobRequest("polish", {}, batch_id=batch.id))
+    assert isinstance(error, InputsDeleted)
+
+
+@pytest.mark.parametrize("trouble", [FileNotFoundError("gone"), InputDamaged("It ends early.")])
+async def test_an_input_that_goes_from_under_its_probe_is_gone_and_not_damaged(
+    house: House, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    batch, (upload,) = await house.add_batch(CLIP)
+
+    async def pulled_away(_: Path) -> Any:
+        now = house.clock.now()
+        await house.real_db.write(
+            lambda tx: bury_upload(tx, upload, reason=Reason.SPENT, sweep=None, now=now)
+        )
+        raise trouble
+
+    monkeypatch.setattr(house.probe, "probe", pulled_away)
     error = await refused(house, JobRequest("polish", {}, batch_id=batch.id))
     assert isinstance(error, InputsDeleted)
 

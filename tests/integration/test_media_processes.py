@@ -253,6 +253,34 @@ async def test_privileges_cannot_grow_and_the_environment_is_bare(
     assert b"leaked" not in out
 
 
+@pytest.fixture
+async def shut_in(tmp_path: Path) -> AsyncIterator[ProcessRunner]:
+    """A runner with bubblewrap, which test machines have."""
+    found = [s for s in LEVELS if s.level is SandboxLevel.BUBBLEWRAP]
+    assert found, "bubblewrap is not installed, or does not work here"
+    opened = ProcessRunner(found[0])
+    yield opened
+    await opened.close()
+
+
+async def test_a_service_that_is_root_gives_its_children_no_power_over_the_system(
+    shut_in: ProcessRunner, tmp_path: Path
+) -> None:
+    _, out = await run(shut_in, shell(tmp_path, "grep ^Cap /proc/self/status"))
+    powers = dict(line.split(":\t") for line in out.decode().splitlines())
+    # At most that of reading and writing what it sees, whoever owns it.
+    assert {int(powers[name], 16) & ~0b10 for name in ("CapEff", "CapPrm", "CapBnd")} <= {0}
+
+
+async def test_libraries_that_the_system_names_through_alternatives_are_found(
+    shut_in: ProcessRunner, tmp_path: Path
+) -> None:
+    here = Path("/etc/alternatives")
+    expected = sorted(entry.name for entry in here.iterdir()) if here.is_dir() else []
+    _, out = await run(shut_in, shell(tmp_path, f"ls -a {here} 2>/dev/null"))
+    assert sorted(out.decode().split()[2:]) == expected
+
+
 @pytest.mark.parametrize("sandbox", LEVELS, ids=lambda s: s.level.value)
 async def test_there_is_no_network_unless_only_limits_are_to_be_had(
     sandbox: Sandbox, tmp_path: Path

@@ -1,5 +1,6 @@
 """How children are shut in: bubblewrap, else a network of their own, else flags and rlimits alone."""
 
+import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from app.infrastructure.media.process_runner import (
 )
 
 SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
-LOADER_CACHE = "/etc/ld.so.cache"
+LOADER_FILES = ("/etc/ld.so.cache", "/etc/alternatives")
+"""Where libraries are: on Debian some of FFmpeg's, such as BLAS, are reached by /etc/alternatives."""
 
 
 class SandboxLevel(StrEnum):
@@ -52,6 +54,7 @@ class Sandbox:
             str(self.bubblewrap),
             "--unshare-all",
             "--die-with-parent",
+            *_powers(),
             *_system_mounts(),
             *("--proc", "/proc", "--dev", "/dev"),
             *_mounts("--ro-bind", command.readable),
@@ -60,6 +63,16 @@ class Sandbox:
             "--",
             *command.arguments,
         )
+
+
+def _powers() -> tuple[str, ...]:
+    """Give up what root could do: bubblewrap leaves root's capabilities alone unless told.
+
+    But one, so that a service run as root still reads files that somebody else owns.
+    """
+    if os.geteuid() != 0:
+        return ("--cap-drop", "ALL")
+    return ("--cap-drop", "ALL", "--cap-add", "CAP_DAC_OVERRIDE")
 
 
 def _mounts(kind: str, paths: tuple[Path, ...]) -> list[str]:
@@ -74,7 +87,9 @@ def _system_mounts() -> list[str]:
             mounts += ["--symlink", str(path.readlink()), folder]
         elif path.is_dir():
             mounts += ["--ro-bind", folder, folder]
-    return [*mounts, "--ro-bind-try", LOADER_CACHE, LOADER_CACHE]
+    for file in LOADER_FILES:
+        mounts += ["--ro-bind-try", file, file]
+    return mounts
 
 
 def python_folders() -> tuple[Path, ...]:
