@@ -4,7 +4,7 @@
 set -euo pipefail
 
 have_postgres() { command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
-have_node() { command -v npm >/dev/null && node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 18)' 2>/dev/null; }
+have_node() { command -v npm >/dev/null && node -e 'process.exit(parseInt(process.versions.node, 10) < 20 ? 1 : 0)'; }
 
 missing=()
 have_postgres || missing+=(postgresql)
@@ -25,4 +25,4 @@ if [ ${#missing[@]} -gt 0 ]; then
   fi
 fi
 have_postgres || { echo "Still no Postgres server (initdb) to be found." >&2; exit 1; }
-have_node || { echo "Node 18 or newer with npm is needed." >&2; exit 1; }
+have_node || { echo "Node 20 or newer with npm is needed (Debian 13, Ubuntu 25.04 and later bring it; elsewhere see nodejs.org)." >&2; exit 1; }

@@ -31,8 +31,9 @@ OUTPUT_FILE = "trimmed.mp4"
 END_TOLERANCE = Fraction(1, 1000)
 """A clip's length is told rounded: an end this little beyond it means the clip's end."""
 HALF = Fraction(1, 2)
-SOUND_TOLERANCE = 0.01
-"""Seconds: gaps of the sound up to this long are closed, longer ones become silence."""
+SOUND_TOLERANCE = 0.015
+"""Seconds: gaps of the sound up to this long are closed, longer ones become silence. A lost packet
+leaves 20 ms or more; some cameras' times tremble by a few."""
 DROPPED_SECONDS = 0.2
 """An evenly spaced clip may all the same lack a few frames, also where a cut ends."""
 CRF = "18"
@@ -84,7 +85,8 @@ class TrimParams(Params):
         start, end = _times(self)
         problem = _contradiction(start, end)
         if problem:
-            raise TrimOutOfRange(f"{problem}.")
+            msg = f"{problem}."
+            raise TrimOutOfRange(msg)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from app.services.ports import Beat, Clock, Database, Transaction
 logger = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 0.5
-"""How often a run looks for a cancellation from another process between its heartbeats."""
+"""How often a run looks for a cancellation from another process between its heartbeats, and how
+often it tells of its progress."""
 
 UNFINISHED_MAXIMUM = 99.9
 """A job shows 100 % only when its outputs are there."""
@@ -81,7 +82,9 @@ class Run:
 
 
 class LeaseKeeper:
-    """Renews the lease of a run and brings back that it was cancelled or fenced out."""
+    """Renews the lease of a run, tells of its progress and brings back that it was cancelled or
+    fenced out.
+    """
 
     def __init__(self, db: Database, clock: Clock, policy: JobPolicy) -> None:
         self._db = db
@@ -91,11 +94,12 @@ class LeaseKeeper:
         self._tick = min(LOOK_SECONDS, policy.heartbeat_seconds)
 
     async def keep(self, run: Run) -> None:
-        """Beat every heartbeat, and look in between, until the run is stopped."""
+        """Beat every heartbeat and when there is progress, and look in between, until it stops."""
+        told = run.progress, run.stage
         while run.stop is None:
             await asyncio.sleep(self._tick)
-            now = self._clock.monotonic()
-            is_due = now - run.renewed_at >= self._heartbeat
+            now, news = self._clock.monotonic(), (run.progress, run.stage)
+            is_due = news != told or now - run.renewed_at >= self._heartbeat
             try:
                 beat = await (self._beat(run) if is_due else self._look(run))
             except AppError as error:
@@ -106,7 +110,7 @@ class LeaseKeeper:
             elif beat.cancel_requested:
                 run.halt(Stop.CANCELLED)
             elif is_due:
-                run.renewed_at = now
+                run.renewed_at, told = now, news
 
     async def watch(self, run: Run) -> None:
         """Stop the run when no beat was taken for the length of the lease.

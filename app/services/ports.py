@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self, TypeVar
 from app.domain.batches import Batch
 from app.domain.jobs import Fence, Job, JobStatus
 from app.domain.media import MediaInfo
-from app.domain.outputs import Output
+from app.domain.outputs import Output, OutputStatus
 from app.domain.sessions import Session, SessionStatus
 from app.domain.sweeps import PendingCleanup, SweepName, SweepReport
 from app.domain.tombstones import ThingKind, Tombstone
@@ -225,8 +225,8 @@ class OutputRows(Protocol):
 
     def list_publishing(self, limit: int) -> list[Output]: ...
 
-    def totals(self) -> tuple[int, int]:
-        """Count and bytes of all output rows."""
+    def totals(self) -> dict[OutputStatus, tuple[int, int]]:
+        """Count and bytes of output rows by status; a status without rows may be missing."""
         ...
 
 

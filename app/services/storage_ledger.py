@@ -5,6 +5,7 @@ from datetime import datetime
 
 from app.domain.jobs import JobStatus
 from app.domain.layout import OUTPUTS, UPLOADS
+from app.domain.outputs import OutputStatus
 from app.domain.uploads import UploadStatus
 from app.services.ports import Clock, Database, Files, Metrics, Transaction, Usage
 
@@ -56,7 +57,7 @@ class StorageReport:
 @dataclass(frozen=True, slots=True)
 class _Rows:
     uploads: dict[UploadStatus, tuple[int, int]]
-    outputs: tuple[int, int]
+    outputs: dict[OutputStatus, tuple[int, int]]
     jobs: dict[JobStatus, int]
     reserved_bytes: int
     pending: int
@@ -116,5 +117,7 @@ def _kind(found: Usage, rows: _Rows) -> KindTotal:
             RowTotal(status.value, *rows.uploads.get(status, (0, 0))) for status in UploadStatus
         )
     elif found.kind == OUTPUTS:
-        totals = (RowTotal("all", *rows.outputs),)
+        totals = tuple(
+            RowTotal(status.value, *rows.outputs.get(status, (0, 0))) for status in OutputStatus
+        )
     return KindTotal(found.kind, found.count, found.size_bytes, totals)

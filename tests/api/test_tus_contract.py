@@ -17,12 +17,15 @@ from app.api.access import AccessPolicy, hash_key
 from app.api.middleware import ALLOWED_HEADERS as CORS_ALLOWED
 from app.api.middleware import EXPOSED_HEADERS as CORS_EXPOSED
 from app.api.tus import ALLOWED_HEADERS, EXPOSED_HEADERS
+from app.api.tus.headers import completion_headers
 from app.domain.ids import new_id
 from app.domain.jobs import Job
+from app.domain.layout import upload_path
 from app.domain.sessions import Session, SessionStatus, Then
 from app.domain.tombstones import Reason, ThingKind, Tombstone
 from app.domain.uploads import UploadStatus
 from app.services.burial import bury_job
+from app.services.completion import Completion
 from tests.factories import make_job
 from tests.fakes.tus_client import (
     OFFSET_TYPE,
@@ -578,7 +581,7 @@ def test_a_terminated_upload_is_forgotten(server: TusServer, tus: TusClient) -> 
     tombstone = server.read(lambda tx: tx.tombstones.find(ThingKind.UPLOAD, upload_id))
     assert tombstone.reason is Reason.TERMINATED
     assert server.read(lambda tx: tx.sessions.find(session_id)) is None
-    assert server.read(lambda tx: tx.cleanup.count()) == 0
+    assert server.read(lambda tx: tx.cleanup.find(upload_path(upload_id))) is None
 
 
 def test_a_terminated_upload_frees_its_place_in_an_open_session(
@@ -694,6 +697,15 @@ def test_head_tells_only_of_the_jobs_of_then(server: TusServer, tus: TusClient) 
     assert "tidemill-job" not in tus.head(upload_id).headers
     bury_jobs(server, job)
     assert "tidemill-job" not in tus.head(upload_id).headers
+
+
+@pytest.mark.parametrize(("jobs", "told"), [(0, 0), (1, 1), (50, 50), (51, 0), (1000, 0)])
+def test_more_jobs_than_a_head_can_carry_are_told_by_the_batch_only(jobs: int, told: int) -> None:
+    ids = tuple(new_id() for _ in range(jobs))
+    headers = completion_headers(Completion(new_id(), new_id(), ids))
+    assert headers["Tidemill-Batch"]
+    assert headers.get("Tidemill-Job", "") == ",".join(ids[:told])
+    assert len(str(headers)) < 2048
 
 
 def bury_jobs(server: TusServer, *gone: Job) -> None:

@@ -29,11 +29,13 @@ async def test_outputs_come_back_as_they_were_stored_and_go_once(db: SqlDatabase
     await db.write(lambda tx: insert_all(tx, job, second, first))
     assert await db.read(lambda tx: tx.outputs.find(first.id)) == first
     assert await db.read(lambda tx: tx.outputs.list_by_job(job.id)) == [first, second]
-    assert await db.read(lambda tx: tx.outputs.totals()) == (2, 2**40 + 500)
+    assert await db.read(lambda tx: tx.outputs.totals()) == {
+        OutputStatus.AVAILABLE: (2, 2**40 + 500)
+    }
     assert await db.write(lambda tx: tx.outputs.delete(first.id)) is True
     assert await db.write(lambda tx: tx.outputs.delete(first.id)) is False
     assert await db.read(lambda tx: tx.outputs.find(first.id)) is None
-    assert await db.read(lambda tx: tx.outputs.totals()) == (1, 500)
+    assert await db.read(lambda tx: tx.outputs.totals()) == {OutputStatus.AVAILABLE: (1, 500)}
 
 
 async def test_publishing_makes_the_outputs_of_one_attempt_available(db: SqlDatabase) -> None:

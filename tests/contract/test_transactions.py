@@ -303,3 +303,11 @@ async def test_a_lost_server_is_trouble_once_and_then_forgotten(
     assert await count(database) == 2
     await database.close()
     cluster.execute("DROP DATABASE lost")
+
+
+async def test_a_server_that_is_not_there_is_named_as_such(clock: FakeClock) -> None:
+    address = "postgresql+psycopg://somebody@127.0.0.1:1/nowhere"
+    database = SqlDatabase.open(address, clock=clock, busy_seconds=1)
+    with pytest.raises(DatabaseBusy, match="cannot be reached"):
+        await count(database)
+    await database.close()

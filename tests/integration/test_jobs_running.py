@@ -117,6 +117,29 @@ async def test_progress_goes_by_the_weights_and_never_back(house: House) -> None
     assert (await house.row(job.id)).progress == 100.0
 
 
+async def test_progress_is_seen_within_a_second_however_rare_heartbeats_are(house: House) -> None:
+    rare = replace(POLICY, heartbeat_seconds=10.0, lease_seconds=30.0)
+    slow = House.build(house.root, policy=rare)
+    slow.steps.gate = asyncio.Event()
+
+    async def script(_: Path, report: ProgressCallback) -> None:
+        report(0.5)
+
+    slow.steps.script = script
+    try:
+        job = await slow.add_job()
+        run = asyncio.create_task(slow.runner.run(job.id, 1))
+
+        async def told() -> bool:
+            return (await slow.row(job.id)).progress == pytest.approx(12.5)
+
+        await eventually(told, seconds=1.0)
+        slow.steps.gate.set()
+        await run
+    finally:
+        await slow.close()
+
+
 async def test_inputs_are_links_under_their_ids_so_that_no_deletion_pulls_them_away(
     house: House,
 ) -> None:

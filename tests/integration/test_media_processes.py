@@ -275,10 +275,12 @@ async def test_a_service_that_is_root_gives_its_children_no_power_over_the_syste
 async def test_libraries_that_the_system_names_through_alternatives_are_found(
     shut_in: ProcessRunner, tmp_path: Path
 ) -> None:
-    here = Path("/etc/alternatives")
-    expected = sorted(entry.name for entry in here.iterdir()) if here.is_dir() else []
-    _, out = await run(shut_in, shell(tmp_path, f"ls -a {here} 2>/dev/null"))
-    assert sorted(out.decode().split()[2:]) == expected
+    listing = ("/bin/sh", "-c", "ls /etc/alternatives 2>/dev/null")
+    outside = await asyncio.to_thread(
+        subprocess.run, listing, capture_output=True, check=False, env={"LC_ALL": "C"}
+    )
+    _, out = await run(shut_in, Command(listing, tmp_path))
+    assert sorted(out.split()) == sorted(outside.stdout.split())
 
 
 @pytest.mark.parametrize("sandbox", LEVELS, ids=lambda s: s.level.value)
@@ -309,9 +311,8 @@ async def test_a_binary_that_is_not_there_is_a_failure_with_a_reason(tmp_path: P
 
 
 async def test_activity_grows_while_a_child_works_and_stands_still_while_it_sleeps(
-    tmp_path: Path,
+    runner: ProcessRunner, tmp_path: Path
 ) -> None:
-    runner = ProcessRunner(Sandbox(SandboxLevel.LIMITS))
     ready = asyncio.Event()
     lazy = shell(tmp_path, "echo ready; exec sleep 600")
     async with runner.start(lazy, on_stdout=lambda _: ready.set()) as child:
@@ -327,7 +328,15 @@ async def test_activity_grows_while_a_child_works_and_stands_still_while_it_slee
         async with asyncio.timeout(10):
             while activity(child.pid) <= before:  # noqa: ASYNC110  (a counter has no event)
                 await asyncio.sleep(0.05)
-    await runner.close()
+
+
+def test_a_level_in_which_our_own_interpreter_cannot_run_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Else every clip would be called damaged.
+    assert detect_sandbox("auto").level is SandboxLevel.BUBBLEWRAP
+    monkeypatch.setattr("app.infrastructure.media.sandbox.python_folders", lambda: ())
+    assert detect_sandbox("auto").level is not SandboxLevel.BUBBLEWRAP
 
 
 def test_the_modes_choose_the_level(monkeypatch: pytest.MonkeyPatch) -> None:

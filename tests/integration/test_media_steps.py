@@ -14,6 +14,7 @@ import pytest
 from app.domain.errors import AppError, InputDamaged, JobTimedOut, NoSpace, RenderFailed
 from app.infrastructure.media.ffmpeg_locator import locate_ffmpeg
 from app.infrastructure.media.sandbox import Sandbox, SandboxLevel, candidates, works
+from app.infrastructure.media.step_runner import _Progress
 from app.operations.base import Expected, Plan
 from app.operations.trim import OUTPUT_FILE, TrimParams
 from tests.fakes.clips import ClipSpec, make_clip, read_frames
@@ -56,6 +57,28 @@ async def scripted(
         stall_seconds=stall_seconds,
     ) as bench:
         yield bench
+
+
+async def test_an_encoder_gone_wild_cannot_change_its_input(tmp_path: Path, clip: Path) -> None:
+    # It is a hard link, so that the upload itself would change.
+    body = "for each in *; do echo spoiled >> $each; done; echo made > other; ls >&2; exit 1"
+    ffmpeg = locate_ffmpeg(str(scripted_ffmpeg(tmp_path / "ffmpeg", body)))
+    before = await asyncio.to_thread(clip.read_bytes)
+    sandbox = next(level for level in LEVELS if level.level is SandboxLevel.BUBBLEWRAP)
+    async with open_bench(tmp_path / "job", ffmpeg=ffmpeg, isolation=sandbox) as bench:
+        plan = await bench.plan(clip, CUT)
+        with pytest.raises(RenderFailed):
+            await bench.run(plan.steps[0])
+        assert (bench.folder / "other").exists()
+    assert await asyncio.to_thread(clip.read_bytes) == before
+
+
+def test_progress_is_read_from_pieces_of_any_size() -> None:
+    told: list[float] = []
+    progress = _Progress(10.0, told.append)
+    progress.feed(b"frame=1\nout_time_us=1")
+    progress.feed(b"000000\n" + b"x=9999999\n" * 500 + b"out_time_us=2000000\n")
+    assert told == [0.2]
 
 
 def only_input_and_part(folder: Path) -> bool:

@@ -159,7 +159,10 @@ async def test_the_storage_report_shows_disk_and_rows_side_by_side(world: World)
         ("completed", 1, 100),
     ]
     assert (outputs.count, outputs.size_bytes) == (1, 50)
-    assert [(row.count, row.size_bytes) for row in outputs.rows] == [(1, 50)]
+    assert [(row.state, row.count, row.size_bytes) for row in outputs.rows] == [
+        ("publishing", 0, 0),
+        ("available", 1, 50),
+    ]
     assert (work.count, work.size_bytes) == (1, 0)
     assert found["database"].size_bytes > 0
     assert report.total_bytes == sum(

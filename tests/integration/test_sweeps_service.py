@@ -115,6 +115,33 @@ async def test_one_run_at_a_time_across_processes_and_within_one(
     assert report.leader == "two"
 
 
+async def test_a_tick_is_one_run_however_many_processes_have_a_clock(
+    world: World, tmp_path: Path
+) -> None:
+    first, every = sweep_service(world, leader="one"), timedelta(seconds=60)
+    async with open_world(tmp_path, world.clock) as other:
+        second = sweep_service(other, leader="two")
+        await first.run(GC, Trigger.INTERVAL, every=every)
+        world.clock.advance(timedelta(seconds=30))
+        assert second.last_success(GC) is None
+        with pytest.raises(SweepRunning):
+            await second.run(GC, Trigger.INTERVAL, every=every)
+        assert second.last_success(GC) == pytest.approx(second.monotonic() - 30)
+        await second.run(GC, Trigger.MANUAL)  # whoever asks for it gets it
+        world.clock.advance(timedelta(seconds=30))
+        await first.run(GC, Trigger.INTERVAL, every=every)
+        await first.run(GC, Trigger.INTERVAL, every=every)  # its own clock knows when
+        world.clock.advance(timedelta(seconds=59))  # the first has died
+        await second.run(GC, Trigger.INTERVAL, every=every)
+
+
+async def test_a_run_that_broke_elsewhere_stands_for_no_other(world: World, tmp_path: Path) -> None:
+    name, every = Broken.name, timedelta(seconds=60)
+    await sweep_service(world, sweeps=[Broken()], leader="one").run(name, Trigger.INTERVAL)
+    async with open_world(tmp_path, world.clock) as other:
+        await sweep_service(other, leader="two").run(name, Trigger.INTERVAL, every=every)
+
+
 async def test_a_long_run_keeps_its_lease(world: World, tmp_path: Path) -> None:
     gated = Gated()
     limits = SweepLimits(lease_ttl=timedelta(seconds=0.4), renew_seconds=0.1)

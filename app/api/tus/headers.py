@@ -46,6 +46,10 @@ ALLOWED_HEADERS = (
 
 NOT_BUILT = {"upload-concat": "Concatenation is", "upload-checksum": "Checksums are"}
 
+MOST_JOBS_TOLD = 50
+"""More jobs than this are told by their batch only: proxies take heads of 4 KiB, Node of 16 KiB, and
+a client whose head overflows never learns that its upload is complete."""
+
 _NUMBER = re.compile(r"[0-9]{1,40}\Z")
 
 
@@ -125,6 +129,6 @@ def completion_headers(completion: Completion) -> dict[str, str]:
     headers = {"Tidemill-Upload": completion.upload_id}
     if completion.batch_id is not None:
         headers["Tidemill-Batch"] = completion.batch_id
-    if completion.job_ids:
+    if 0 < len(completion.job_ids) <= MOST_JOBS_TOLD:
         headers["Tidemill-Job"] = ",".join(completion.job_ids)
     return headers

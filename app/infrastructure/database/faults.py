@@ -21,6 +21,7 @@ from app.domain.errors import (
 )
 
 _POSTGRES_DISK_FULL = "53100"
+_POSTGRES_CONNECTION = "08"
 _PRIMARY = 0xFF
 """SQLite's extended result codes keep the primary one in their low byte."""
 
@@ -72,8 +73,12 @@ def _of_sqlite(error: sqlite3.Error) -> AppError:
 
 
 def _of_postgres(error: Any) -> AppError:
-    if getattr(error, "sqlstate", None) == _POSTGRES_DISK_FULL:
+    state = getattr(error, "sqlstate", None)
+    if state == _POSTGRES_DISK_FULL:
         return NoSpace("The disk of the database is full")
+    if state is None or state.startswith(_POSTGRES_CONNECTION):
+        # Whoever set the address up is told more than "busy"; clients wait in either case.
+        return DatabaseBusy("The database cannot be reached", retry_after_seconds=1)
     return _busy()
 
 

@@ -35,7 +35,9 @@ _PUBLISHING = (
     .order_by(_ROW.created_at, _ROW.id)
     .limit(bindparam("limit_"))
 )
-_TOTALS = select(func.count(), func.coalesce(func.sum(_ROW.size_bytes), 0)).select_from(outputs)
+_TOTALS = select(_ROW.status, func.count(), func.coalesce(func.sum(_ROW.size_bytes), 0)).group_by(
+    _ROW.status
+)
 
 
 class SqlOutputs(OutputRows):
@@ -64,9 +66,9 @@ class SqlOutputs(OutputRows):
     def list_publishing(self, limit: int) -> list[Output]:
         return self._list(_PUBLISHING, {"limit_": limit})
 
-    def totals(self) -> tuple[int, int]:
-        count, size = self._connection.execute(_TOTALS).one()
-        return count, int(size)
+    def totals(self) -> dict[OutputStatus, tuple[int, int]]:
+        found = self._connection.execute(_TOTALS).all()
+        return {status: (count, int(size)) for status, count, size in found}
 
     def _list(self, query: Any, values: Values) -> list[Output]:
         return [Output(**row) for row in self._connection.execute(query, values).mappings()]

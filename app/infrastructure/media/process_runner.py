@@ -45,7 +45,8 @@ class ProcessLimits:
 @dataclass(frozen=True, slots=True)
 class Command:
     """What to run. ``folder`` is the working directory and all it may write; ``readable`` is what it
-    must see beyond the system's own libraries (the binary, an interpreter, one input).
+    must see beyond the system's own libraries (the binary, an interpreter), and what of its folder
+    it must not change (the inputs).
     """
 
     arguments: tuple[str, ...]

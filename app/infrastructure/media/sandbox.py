@@ -20,6 +20,9 @@ LOADER_FILES = ("/etc/ld.so.cache", "/etc/alternatives")
 """Where libraries are: on Debian some of FFmpeg's, such as BLAS, are reached by /etc/alternatives."""
 
 
+TRIAL_SECONDS = 30.0
+
+
 class SandboxLevel(StrEnum):
     """From the strongest down."""
 
@@ -57,8 +60,9 @@ class Sandbox:
             *_powers(),
             *_system_mounts(),
             *("--proc", "/proc", "--dev", "/dev"),
-            *_mounts("--ro-bind", command.readable),
             *_mounts("--bind" if command.writable else "--ro-bind", (command.folder,)),
+            # After the folder, so that what is inside it and only to be read stays as it is.
+            *_mounts("--ro-bind", command.readable),
             *("--chdir", str(command.folder)),
             "--",
             *command.arguments,
@@ -127,11 +131,13 @@ def candidates() -> list[Sandbox]:
 
 
 def works(sandbox: Sandbox) -> bool:
-    """Whether a harmless command runs at this level on this machine."""
+    """Whether our own interpreter, which the probe is, runs at this level on this machine."""
     command = Command(
-        arguments=("/bin/sh", "-c", "exit 0"),
+        arguments=(sys.executable, "-I", "-c", "import json"),
         folder=Path("/usr"),
+        readable=python_folders(),
         writable=False,
         limits=ProcessLimits(),
     )
-    return run_briefly(guarded(command, sandbox)).succeeded
+    # A busy machine is no reason for a weaker level.
+    return run_briefly(guarded(command, sandbox), timeout_seconds=TRIAL_SECONDS).succeeded

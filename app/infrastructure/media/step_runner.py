@@ -1,6 +1,7 @@
 """Runs the steps of a plan: FFmpeg with progress, signs of life, and a check of what it wrote."""
 
 import asyncio
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +69,7 @@ class _Progress:
     _rest: bytes = field(default=b"")
 
     def feed(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data[-4096:]).split(b"\n")
+        *lines, self._rest = (self._rest + data)[-4096:].split(b"\n")
         for line in lines:
             name, _, value = line.partition(b"=")
             if name == b"out_time_us":
@@ -138,7 +139,8 @@ class FFmpegStepRunner:
                 f"file:{part.name}",
             ),
             folder=folder.absolute(),
-            readable=(self._ffmpeg.path,),
+            # Inputs are hard links: a decoder that was taken over must not reach the uploads.
+            readable=(self._ffmpeg.path, *_files(folder.absolute(), apart_from=part)),
             limits=ProcessLimits(
                 address_space_bytes=BASE_MEMORY_BYTES + step.pixels * MEMORY_BYTES_PER_PIXEL,
                 cpu_seconds=CPU_SECONDS * self._threads,
@@ -197,6 +199,12 @@ class FFmpegStepRunner:
                 raise InputDamaged(NO_PICTURE) from error
             msg = f"The encoder's result is not a usable video: {error.detail}"
             raise RenderFailed(msg) from error
+
+
+def _files(folder: Path, *, apart_from: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+    return [folder / name for name in names if name != apart_from.name]
 
 
 def _end_seconds(media: MediaInfo) -> float:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import UTC
+from datetime import UTC, timedelta
 
 import structlog
 from apscheduler.events import EVENT_SCHEDULER_SHUTDOWN
@@ -111,14 +111,15 @@ class CleanupScheduler:
             return
         self._running.add(task)
         try:
-            await self._run(name, Trigger.INTERVAL)
+            every = timedelta(seconds=self._intervals[name])
+            await self._run(name, Trigger.INTERVAL, every)
         finally:
             self._running.discard(task)
 
-    async def _run(self, name: SweepName, trigger: Trigger) -> bool:
+    async def _run(self, name: SweepName, trigger: Trigger, every: timedelta | None = None) -> bool:
         """Run one sweep, whatever becomes of it; False means that it is running elsewhere."""
         try:
-            await self._sweeps.run(name, trigger)
+            await self._sweeps.run(name, trigger, every=every)
         except SweepRunning:
             log.debug("sweep.skipped", sweep=name.value, why="running elsewhere")
             return False

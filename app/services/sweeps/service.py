@@ -20,6 +20,8 @@ DEFAULT_LIMIT = 2000
 LEASE_TTL = timedelta(seconds=30)
 """How long a sweep waits for one whose process was killed; a living one renews its lease."""
 RENEW_SECONDS = 8.0
+TICK_SHARE = 0.9
+"""Of an interval: clocks of several processes differ, and a tick a little early is still the next."""
 MAX_ERRORS_KEPT = 100
 REPORTS_KEPT = timedelta(days=2)
 """At the default intervals some 14,000 reports are written a day: each run takes away the old ones."""
@@ -72,13 +74,20 @@ class SweepService:
         return self._last_success.get(name)
 
     async def run(
-        self, name: SweepName, trigger: Trigger, *, dry_run: bool = False
+        self,
+        name: SweepName,
+        trigger: Trigger,
+        *,
+        dry_run: bool = False,
+        every: timedelta | None = None,
     ) -> tuple[SweepReport, tuple[Victim, ...]]:
         """Run one sweep and return its report and victims.
 
         Raises ``SweepRunning`` while another run of it goes on, here or in another process, and
         database errors when not even a report can be written. Whatever goes wrong inside the sweep
         is in the report's errors. A dry run changes nothing: it takes no lease and leaves no row.
+        ``every`` of a tick is its interval: what another process's clock has just run well is not
+        run again, and raises ``SweepRunning`` too.
         """
         run_id = new_id()
         if dry_run:
@@ -89,11 +98,26 @@ class SweepService:
             raise SweepRunning(msg)
         renewal = asyncio.create_task(self._renew(lease, holder))
         try:
+            # Under the lease: a run leaves its report before it gives the lease back.
+            if every is not None and await self._has_run_elsewhere(name, every):
+                msg = f"The sweep {name.value} has just run in another process."
+                raise SweepRunning(msg)
             return await self._run(run_id, name, trigger, dry_run=False)
         finally:
             renewal.cancel()
             await asyncio.wait([renewal])
             await self._release(lease, holder)
+
+    async def _has_run_elsewhere(self, name: SweepName, every: timedelta) -> bool:
+        """Whether another process's clock ran it well within this tick."""
+        last = await self._db.read(lambda tx: tx.sweep_reports.find_latest(name))
+        if last is None or last.leader == self._leader or last.trigger is not Trigger.INTERVAL:
+            return False
+        age = self._clock.now() - last.started_at
+        if last.errors or not timedelta(0) <= age < TICK_SHARE * every:
+            return False
+        self._last_success[name] = self._clock.monotonic() - age.total_seconds()
+        return True
 
     async def _run(
         self, run_id: str, name: SweepName, trigger: Trigger, *, dry_run: bool
