@@ -1,7 +1,6 @@
 """``tidemill storage``: what is kept, from the disk and from the rows side by side."""
 
 import asyncio
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from app.cli.terminal import load_settings, output, show_bytes
+from app.cli.terminal import load_settings, output, show_bytes, to_json
 from app.services.storage_ledger import StorageReport
 from app.settings import Settings
 
@@ -38,7 +37,7 @@ def storage(
     report = asyncio.run(_report(settings))
     if as_json:
         told = {**asdict(report), "total_bytes": report.total_bytes}
-        typer.echo(json.dumps(told, indent=2, default=str))
+        typer.echo(to_json(told))
         return
     console = output()
     console.print(_table(report), markup=False)

@@ -1,7 +1,6 @@
 """``tidemill sweep NAME``: one sweep by hand, or what it would do."""
 
 import asyncio
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.terminal import FAILED, complain, load_settings, output, show_bytes
+from app.cli.terminal import FAILED, complain, load_settings, output, show_bytes, to_json
 from app.domain.sweeps import SweepName, SweepReport, Trigger, Victim
 from app.settings import Settings
 
@@ -18,8 +17,22 @@ ID_COLUMNS = 32
 """A shortened id is good for nothing."""
 
 
+def read_name(text: str) -> SweepName:
+    """Return the sweep of that name. Raises BadParameter naming all there are."""
+    try:
+        return SweepName(text)
+    except ValueError as error:
+        msg = f"there is no sweep {text!r}; there is: {', '.join(SweepName)}"
+        raise typer.BadParameter(msg) from error
+
+
 def sweep(
-    name: Annotated[SweepName, typer.Argument(help="Which one.", show_default=False)],
+    name: Annotated[
+        SweepName,
+        typer.Argument(
+            parser=read_name, metavar="NAME", help=f"Which one: {', '.join(SweepName)}."
+        ),
+    ],
     *,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Only tell what would go, why and how much.")
@@ -48,7 +61,7 @@ def sweep(
     report, victims = asyncio.run(_run(settings, name, dry_run=dry_run))
     if as_json:
         told = {**asdict(report), "victims": [asdict(each) for each in victims]}
-        typer.echo(json.dumps(told, indent=2, default=str))
+        typer.echo(to_json(told))
     else:
         _show(output(), report, victims)
     complain(report.errors)

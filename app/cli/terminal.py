@@ -1,7 +1,9 @@
 """How the command talks: results on stdout, everything else on stderr, one sentence per failure."""
 
+import json
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 from rich.console import Console
 
@@ -44,6 +46,15 @@ def load_settings(options: Mapping[str, object | None] | None = None) -> Setting
     settings = Settings.load(options=given)
     configure_logging(settings.service.log_format, "warning")
     return settings
+
+
+def to_json(told: object) -> str:
+    """Return ``told`` as JSON, times as in the API (RFC 3339)."""
+    return json.dumps(told, indent=2, default=_plain)
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def show_bytes(size_bytes: int) -> str:

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from app.cli.wish import DEFAULT_SERVER, Place, Wish, check, read_params, resume_id, server_of
+from app.cli.wish import (
+    DEFAULT_SERVER,
+    Place,
+    Wish,
+    check,
+    output_path,
+    read_params,
+    resume_id,
+    server_of,
+)
 
 File = Annotated[
     Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="The file to send.")
@@ -22,7 +31,8 @@ Param = Annotated[
     typer.Option("--param", metavar="KEY=VALUE", help="Any parameter; VALUE is JSON or text."),
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Where the result goes: a file or a folder.")
+    str | None,
+    typer.Option("--output", "-o", help="Where the result goes: a file, or with / a folder."),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the file of -o.")]
 Resume = Annotated[
@@ -41,7 +51,14 @@ ServerUrl = Annotated[
     str | None, typer.Option("--server", help=f"Address of the server [default: {DEFAULT_SERVER}].")
 ]
 KeyFile = Annotated[
-    Path | None, typer.Option("--key-file", help="File with the key, where one is required.")
+    Path | None,
+    typer.Option(
+        "--key-file",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+        help="File with the key, where one is required.",
+    ),
 ]
 Timeout = Annotated[
     float,
@@ -90,7 +107,7 @@ def upload(  # noqa: PLR0913 - each is an option of the command line
         file=file,
         operation=then,
         params=read_params(start, end, param or []),
-        output=output,
+        output=None if output is None else output_path(output),
         resume=None if resume is None else resume_id(resume),
         delete=delete,
     )

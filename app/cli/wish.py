@@ -61,6 +61,18 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
+def output_path(text: str) -> Path:
+    """Return where the result goes; a folder named with a slash at its end is made."""
+    path = Path(text)
+    if text.endswith("/"):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            msg = f"the folder {text} cannot be made: {error.strerror}"
+            raise typer.BadParameter(msg) from error
+    return path
+
+
 def check(wish: Wish, *, force: bool) -> None:
     problem = None
     if wish.params and wish.operation is None:
