@@ -17,6 +17,7 @@ from app.infrastructure.media.process_runner import ProcessRunner
 from app.infrastructure.media.sandbox import (
     SandboxLevel,
     SandboxUnavailableError,
+    can_run,
     detect_sandbox,
 )
 from app.infrastructure.media.step_runner import FFmpegStepRunner
@@ -45,7 +46,7 @@ class NoMedia:
 
 @dataclass(frozen=True, slots=True)
 class MediaTools:
-    """``ffmpeg`` is None where there is none, ``trouble`` then says why and what to do."""
+    """``ffmpeg`` is None where there is none. ``trouble`` says why, or why jobs will fail with it."""
 
     probe: MediaProbe
     steps: StepRunner
@@ -59,6 +60,8 @@ class MediaTools:
             return Part(NAME, PartState.FAILING, self.trouble)
         if not os.access(self.ffmpeg.path, os.X_OK):
             return Part(NAME, PartState.FAILING, "the FFmpeg found at start is gone")
+        if self.trouble:
+            return Part(NAME, PartState.DEGRADED, self.trouble)
         found = f"{self.ffmpeg.version} ({self.ffmpeg.source}), sandbox {self.level.value}"
         return Part(NAME, PartState.OK, found)
 
@@ -96,7 +99,14 @@ async def open_tools(settings: Settings, stack: AsyncExitStack) -> MediaTools:
         stall_seconds=settings.jobs.stall_seconds,
         threads=_threads(settings.jobs.workers),
     )
-    return MediaTools(probe, steps, sandbox.level, ffmpeg)
+    trouble = ""
+    if not await asyncio.to_thread(can_run, sandbox, ffmpeg.path):
+        trouble = (
+            f"{ffmpeg.path} runs, but not inside the sandbox ({sandbox.level.value}), so that jobs "
+            "will fail: use a self-contained FFmpeg or the system's, or set TIDEMILL_SANDBOX=off"
+        )
+        log.warning("ffmpeg.shut_out", reason=trouble)
+    return MediaTools(probe, steps, sandbox.level, ffmpeg, trouble)
 
 
 def _threads(workers: int) -> int:

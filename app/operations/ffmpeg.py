@@ -94,6 +94,9 @@ MOST_REORDERED = 20
 LONGEST_PAUSE = Fraction(60)
 """Seconds: across a pause of a variable rate, decoding may be ahead by as long as it lasts."""
 
+UNEVEN = Fraction(1, 1000)
+"""The probe calls a rate variable from this share of frames on that are not where they should be."""
+
 GLOBAL = ("-nostdin", "-xerror", "-copyts", "-filter_threads", THREADS)
 """Before everything. ``-copyts``: filters cut by the clip's own timestamps, not by shifted ones."""
 
@@ -131,19 +134,32 @@ def foreign_clip(
 def _seek(media: MediaInfo, from_seconds: Fraction | None) -> tuple[str, ...]:
     if from_seconds is None or media.container not in SEEKABLE:
         return ()
-    target = from_seconds - seek_margin(media.video)
+    target = from_seconds - seek_margin(media)
     if target <= start_seconds(media.video):
         return ()
     return ("-noaccurate_seek", "-seek_timestamp", "1", "-ss", seconds(target))
 
 
-def seek_margin(video: VideoInfo) -> Fraction:
+def is_even(media: MediaInfo) -> bool:
+    """Whether the frames are evenly spaced; only of an indexed file is that measured, not told."""
+    return media.container == "mov" and not media.video.variable_rate
+
+
+def longest_dropped(media: MediaInfo) -> Fraction:
+    """Return how long a pause of frames may be that calls itself evenly spaced, in seconds."""
+    return Fraction(str(media.duration_seconds)) * UNEVEN
+
+
+def seek_margin(media: MediaInfo) -> Fraction:
     """Return how much earlier to look for a keyframe, so that none behind the moment is found."""
-    if not video.reordered:
+    video = media.video
+    if media.container != "mov" or not video.reordered:
+        # Matroska's index has the times of presentation.
         return SEEK_MARGIN
     if video.variable_rate or video.frame_rate is None:
         return LONGEST_PAUSE
-    return max(SEEK_MARGIN, MOST_REORDERED / Fraction(video.frame_rate))
+    reordered = MOST_REORDERED / Fraction(video.frame_rate)
+    return max(SEEK_MARGIN, reordered) + longest_dropped(media)
 
 
 def start_seconds(video: VideoInfo) -> Fraction:

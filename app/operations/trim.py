@@ -139,7 +139,7 @@ class Trim:
             output=OUTPUT_FILE,
             expected=Expected(
                 duration_seconds=float(cut.length),
-                duration_tolerance=_tolerance(clip.media.video, cut),
+                duration_tolerance=_tolerance(clip.media, cut),
                 has_audio=audio is not None,
                 # No frame from beyond the end can be in it, but the last one may be shown for long.
                 overrun_tolerance=clip.media.duration_seconds,
@@ -176,7 +176,7 @@ def find_cut(params: TrimParams, media: MediaInfo) -> Cut:
     first = math.ceil(start / tick - HALF)
     stop = math.ceil(end / tick - HALF)
     to_the_end = end >= whole - tick * HALF
-    if stop <= first or not (to_the_end or _holds_a_frame(video, first * tick, stop * tick)):
+    if stop <= first or not (to_the_end or _holds_a_frame(media, first * tick, stop * tick)):
         raise _out_of_range("No frame lies between start and end", media.duration_seconds)
     return Cut(
         first=video.start_pts + first,
@@ -220,9 +220,10 @@ def _out_of_range(what: str, duration_seconds: float) -> TrimOutOfRange:
     )
 
 
-def _holds_a_frame(video: VideoInfo, start: Fraction, end: Fraction) -> bool:
+def _holds_a_frame(media: MediaInfo, start: Fraction, end: Fraction) -> bool:
     """Whether an evenly spaced clip shows a new frame in there; a variable one may."""
-    if video.frame_rate is None or video.variable_rate:
+    video = media.video
+    if video.frame_rate is None or not ffmpeg.is_even(media):
         return True
     frame = 1 / Fraction(video.frame_rate)
     tick = Fraction(video.time_base)
@@ -279,10 +280,12 @@ def _audible(audio: AudioInfo | None, cut: Cut) -> AudioInfo | None:
     return None if late or over else audio
 
 
-def _tolerance(video: VideoInfo, cut: Cut) -> float:
+def _tolerance(media: MediaInfo, cut: Cut) -> float:
     """A frame, a tick and what may be dropped; unevenly spaced, one may be as long as the cut."""
-    one = video.frame_seconds + float(Fraction(video.time_base)) + DROPPED_SECONDS
-    return max(one, float(cut.length)) if video.variable_rate else one
+    video = media.video
+    dropped = max(DROPPED_SECONDS, float(ffmpeg.longest_dropped(media)))
+    one = video.frame_seconds + float(Fraction(video.time_base)) + dropped
+    return one if ffmpeg.is_even(media) else max(one, float(cut.length))
 
 
 def kept_format(pixel_format: str) -> str:

@@ -177,7 +177,7 @@ class BatchService:
 
     def _unfinished(self, uploads: Sequence[Upload]) -> AppError:
         return UploadsUnfinished(
-            f"{len(uploads)} upload(s) of this session have not arrived in full; finish or delete"
+            f"Uploads of this session that have not arrived in full: {len(uploads)}; finish or delete"
             " them first.",
             extra={
                 "uploads": [

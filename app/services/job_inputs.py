@@ -56,7 +56,7 @@ def find_inputs(tx: Transaction, owner: str, request: JobRequest, operation: Ope
 def inputs_deleted(deleted: Sequence[Tombstone], *, of: int) -> AppError:
     """Return the refusal of a job whose inputs have been removed, listing them."""
     return InputsDeleted(
-        f"{len(deleted)} of {of} inputs have been deleted.",
+        f"Inputs that have been deleted: {len(deleted)} of {of}.",
         extra={
             "inputs": [
                 {

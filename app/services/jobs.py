@@ -187,7 +187,7 @@ class JobService:
         limit = self.rules.jobs.queue_limit
         waiting = tx.jobs.count_queued()
         if waiting >= limit:
-            msg = f"{waiting} jobs are waiting, and at most {limit} may."
+            msg = f"The queue is full: jobs waiting {waiting}, allowed {limit}."
             raise QueueFull(
                 msg,
                 extra={"queued": waiting, "limit": limit},

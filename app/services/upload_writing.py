@@ -28,6 +28,8 @@ from app.services.uploads import UploadService
 log = structlog.get_logger(__name__)
 
 TOUCH_EVERY = timedelta(minutes=1)
+"""How often a row hears of an upload's activity; more often when uploads live for minutes only."""
+TOUCHES_PER_LIFE = 20
 SYNC_AFTER_BYTES = 256 * 1024 * 1024
 """An unfinished upload with more unsynced bytes is synced at the end of a PATCH with
 FSYNC=complete too: write-back has begun long ago, and a crash of the machine costs less."""
@@ -179,14 +181,18 @@ class Writing:
     async def _receive(self, read: ReadBody, writer: UploadWriter, start: int) -> None:
         limit, clock = self._limit, self._service.clock
         seconds = self._service.policy.read_timeout_seconds
-        touch_at = clock.monotonic() + TOUCH_EVERY.total_seconds()
+        touch_at = clock.monotonic() + self._touch_every.total_seconds()
         while (chunk := await self._next(read, seconds)) is not None:
             if writer.position + len(chunk) > limit:
                 raise self._too_long(self._limit)
             await writer.write(chunk)
             if clock.monotonic() >= touch_at:
                 await self._touch_while_running(writer, start)
-                touch_at = clock.monotonic() + TOUCH_EVERY.total_seconds()
+                touch_at = clock.monotonic() + self._touch_every.total_seconds()
+
+    @property
+    def _touch_every(self) -> timedelta:
+        return min(TOUCH_EVERY, self._service.policy.expires_after / TOUCHES_PER_LIFE)
 
     async def _next(self, read: ReadBody, seconds: float) -> bytes | None:
         try:
@@ -255,7 +261,7 @@ class Writing:
         """
         service, upload, now = self._service, self.upload, self._service.clock.now()
         slid = slide_expiry(upload, now, service.policy)
-        is_old = max(now - upload.active_at, slid - upload.expires_at) >= TOUCH_EVERY
+        is_old = max(now - upload.active_at, slid - upload.expires_at) >= self._touch_every
         if is_old or self._synced != upload.synced_offset:
             await self._touch(offset, promised=self._mode is FsyncMode.PATCH)
         else:

@@ -689,3 +689,14 @@ def test_head_of_an_upload_with_all_its_bytes_names_the_batch_though_a_writer_ha
         assert response.headers["tidemill-batch"] == row.batch_id
         assert stalled.answer()[0] in {0, 204, 423}
     assert file.read_bytes() == b"hello"
+
+
+def test_the_expiry_of_a_short_lived_upload_slides_with_its_patches(tmp_path: Path) -> None:
+    config = TusConfig(expires_after=timedelta(seconds=20))
+    with tus_server(tmp_path / "data", config) as server, TusClient(server.url) as tus:
+        upload_id = tus.new(10)
+        before = server.read(lambda tx: tx.uploads.find(upload_id)).expires_at
+        time.sleep(1.1)  # more than a twentieth of its life
+        assert tus.patch(upload_id, 0, b"hello").status_code == 204
+        after = server.read(lambda tx: tx.uploads.find(upload_id)).expires_at
+        assert after - before >= timedelta(seconds=1)

@@ -101,6 +101,19 @@ async def test_clips_of_a_few_frames_open_and_are_as_long_as_their_frames(
     assert media.duration_seconds == pytest.approx(frames / 30, abs=1 / 30 + 0.001)
 
 
+async def test_a_clip_whose_first_picture_has_no_time_is_refused_with_that_reason(
+    bench: MediaBench, clips: Path
+) -> None:
+    clip = make_clip(clips, bench.ffmpeg.path, ClipSpec(seconds=2))
+    early = bench.folder / "early.mkv"
+    shift = ("-c", "copy", "-avoid_negative_ts", "disabled", "-output_ts_offset", "-0.5")
+    command = (str(bench.ffmpeg.path), "-v", "error", "-i", str(clip), *shift, str(early))
+    make = await asyncio.create_subprocess_exec(*command)
+    assert await make.wait() == 0
+    with pytest.raises(InputDamaged, match="first picture has no time"):
+        await bench.look(early)
+
+
 @pytest.mark.parametrize("container", ["mkv", "avi"])
 async def test_a_title_in_another_encoding_than_utf8_is_no_damage(
     bench: MediaBench, clips: Path, container: str

@@ -123,36 +123,43 @@ async def test_cancelling_the_caller_reaps_the_family_before_it_returns(
     assert members(session) == []
 
 
+def children_since(before: set[psutil.Process]) -> set[psutil.Process]:
+    """Child processes that were not there before: other tests keep a database server running."""
+    return set(psutil.Process().children(recursive=True)) - before
+
+
 async def test_a_cancel_while_the_child_is_being_started_leaves_nothing(
     runner: ProcessRunner, tmp_path: Path
 ) -> None:
-    mine = psutil.Process()
+    before = children_since(set())
     for delay in (0, 0.001, 0.005, 0.02):
         task = asyncio.ensure_future(run(runner, shell(tmp_path, FAMILY)))
         await asyncio.sleep(delay)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert mine.children(recursive=True) == []
+    assert children_since(before) == set()
 
 
 async def test_what_a_command_leaves_behind_ends_with_it(
     runner: ProcessRunner, tmp_path: Path
 ) -> None:
+    before = children_since(set())
     script = "sleep 600 & setsid sleep 601 & echo done"
     finished, out = await run(runner, shell(tmp_path, script))
     assert (finished.succeeded, out) == (True, b"done\n")
-    assert psutil.Process().children(recursive=True) == []
+    assert children_since(before) == set()
 
 
 async def test_closing_ends_everything_and_starts_nothing_more(tmp_path: Path) -> None:
+    before = children_since(set())
     runner = ProcessRunner(detect_sandbox())
     tasks = [asyncio.ensure_future(run(runner, shell(tmp_path, FAMILY))) for _ in range(3)]
     async with asyncio.timeout(5):
-        while len(psutil.Process().children()) < 3:  # noqa: ASYNC110  (processes have no event)
+        while len(children_since(before)) < 3:  # noqa: ASYNC110  (processes have no event)
             await asyncio.sleep(0.01)
     await runner.close()
-    assert psutil.Process().children(recursive=True) == []
+    assert children_since(before) == set()
     assert [r[0].succeeded for r in await asyncio.gather(*tasks)] == [False] * 3
     with pytest.raises(NotReady):
         await run(runner, shell(tmp_path, "true"))
@@ -162,12 +169,13 @@ async def test_closing_ends_everything_and_starts_nothing_more(tmp_path: Path) -
 async def test_closing_while_a_child_is_being_started_leaves_nothing(
     tmp_path: Path, turns: int
 ) -> None:
+    before = children_since(set())
     runner = ProcessRunner(Sandbox(SandboxLevel.LIMITS))
     task = asyncio.ensure_future(run(runner, shell(tmp_path, FAMILY)))
     for _ in range(turns):
         await asyncio.sleep(0)
     await runner.close()
-    assert psutil.Process().children(recursive=True) == []
+    assert children_since(before) == set()
     assert not (await task)[0].succeeded
 
 

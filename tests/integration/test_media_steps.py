@@ -148,6 +148,11 @@ async def test_an_ffmpeg_that_misbehaves_fails_the_step_and_publishes_nothing(
         assert only_input_and_part(bench.folder)
 
 
+def children_since(before: set[psutil.Process]) -> set[psutil.Process]:
+    """Child processes that were not there before: other tests keep a database server running."""
+    return set(psutil.Process().children(recursive=True)) - before
+
+
 async def test_a_disk_that_is_really_full_is_no_space(bench: MediaBench, clip: Path) -> None:
     plan = await bench.plan(clip, CUT)
     (bench.folder / f"{OUTPUT_FILE}.part").symlink_to("/dev/full")
@@ -158,13 +163,14 @@ async def test_a_disk_that_is_really_full_is_no_space(bench: MediaBench, clip: P
 async def test_a_child_without_a_sign_of_life_times_out_and_the_limit_is_named(
     tmp_path: Path, clip: Path
 ) -> None:
+    before = children_since(set())
     async with scripted(tmp_path, "sleep 600", stall_seconds=1) as bench:
         plan = await bench.plan(clip, CUT)
         started = time.monotonic()
         with pytest.raises(JobTimedOut, match="limit of 1 s"):
             await bench.run(plan.steps[0])
         assert time.monotonic() - started < 8
-        assert psutil.Process().children(recursive=True) == []
+        assert children_since(before) == set()
 
 
 async def test_a_child_that_computes_in_silence_is_alive(tmp_path: Path, clip: Path) -> None:
@@ -179,18 +185,19 @@ async def test_a_child_that_computes_in_silence_is_alive(tmp_path: Path, clip: P
 async def test_cancelling_a_step_stops_ffmpeg_within_three_seconds(
     tmp_path: Path, clip: Path
 ) -> None:
+    before = children_since(set())
     async with scripted(tmp_path, '"$FFMPEG" -readrate 0.2 "$@" & wait') as bench:
         plan = await bench.plan(clip, CUT)
         task = asyncio.ensure_future(bench.run(plan.steps[0]))
         async with asyncio.timeout(20):
-            while len(psutil.Process().children(recursive=True)) < 3:  # noqa: ASYNC110
+            while len(children_since(before)) < 3:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         started = time.monotonic()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert time.monotonic() - started < 3
-        assert psutil.Process().children(recursive=True) == []
+        assert children_since(before) == set()
         assert only_input_and_part(bench.folder)
 
 

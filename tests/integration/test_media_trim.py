@@ -266,6 +266,24 @@ async def recode(bench: MediaBench, source: Path, name: str, *options: str) -> P
     return target
 
 
+async def test_a_rate_that_only_the_header_calls_even_is_no_damage(
+    bench: MediaBench, clips: Path
+) -> None:
+    source = make_clip(clips, bench.ffmpeg.path, ClipSpec(seconds=6, audio=None))
+    kept = "select='between(n,0,20)+between(n,60,64)+between(n,120,170)'"
+    encode = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8")
+    options = ("-vf", kept, "-fps_mode", "passthrough", *encode)
+    clip = await recode(bench, source, "uneven.webm", *options)
+    assert not (await bench.look(clip)).video.variable_rate
+    for start, end, expected in (
+        (0.3, 1.5, range(9, 21)),
+        (1.9, 3.9, range(60, 65)),
+        (2.1, 4.1, [63, 64, 120, 121, 122]),
+    ):
+        result, _ = await bench.trim(clip, start, end)
+        assert [s.number for s in read_frames(result)] == list(expected)
+
+
 @pytest.mark.parametrize("container", ["mp4", "mkv"])
 async def test_a_few_frames_that_were_dropped_where_a_cut_ends_are_no_damage(
     bench: MediaBench, clips: Path, container: str

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from app.domain.errors import TrimOutOfRange, UnknownOperation
 from app.domain.media import AudioInfo, MediaInfo, VideoInfo
 from app.operations.base import ClipInput, Plan
+from app.operations.ffmpeg import seek_margin
 from app.operations.registry import default_registry
 from app.operations.timecode import to_seconds
 from app.operations.trim import Trim, TrimParams, find_cut, kept_format, output_name
@@ -198,9 +199,29 @@ def test_sound_outside_the_kept_part_is_not_expected() -> None:
 
 def test_reading_begins_near_the_cut_only_where_the_container_has_an_index() -> None:
     listed = plan(start=5, end=6).steps[0].arguments
+    assert listed[listed.index("-ss") + 1] == "3.990000"  # a second, and what may be dropped
+    listed = plan(replace(CLIP, container="matroska"), start=5, end=6).steps[0].arguments
     assert listed[listed.index("-ss") + 1] == "4.000000"
     assert "-ss" not in plan(start=1, end=6).steps[0].arguments
     assert "-ss" not in plan(replace(CLIP, container="mpegts"), start=5, end=6).steps[0].arguments
+
+
+@pytest.mark.parametrize(
+    ("changes", "margin"),
+    [
+        ({"reordered": False}, 1),
+        ({"reordered": False, "variable_rate": True}, 1),
+        ({}, 1 + Fraction(1, 10)),
+        ({"frame_rate": "1/2"}, 40 + Fraction(1, 10)),
+        ({"variable_rate": True}, 60),
+        ({"frame_rate": None}, 60),
+    ],
+)
+def test_reading_begins_early_enough_for_pictures_stored_out_of_their_order(
+    changes: dict[str, Any], margin: Fraction
+) -> None:
+    media = replace(CLIP, duration_seconds=100.0, video=replace(VIDEO, **changes))
+    assert seek_margin(media) == margin
 
 
 @pytest.mark.parametrize(

@@ -261,6 +261,8 @@ def examine(container: InputContainer, asked: dict[str, Any]) -> dict[str, Any]:
     look_at_end(container, video, look)
     check_complete(container, look)
     described = describe_video(video, look.first_frame, frame_rates(video))
+    if described["start_pts"] is None:
+        raise RefusedError("input_damaged", "The first picture has no time")
     origin = described["start_pts"] * look.first_frame.time_base
     end = look.span(video.index).end or origin
     return {

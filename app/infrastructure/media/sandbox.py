@@ -130,6 +130,15 @@ def candidates() -> list[Sandbox]:
     return [*first, Sandbox(SandboxLevel.NO_NETWORK)]
 
 
+def can_run(sandbox: Sandbox, binary: Path) -> bool:
+    """Whether a binary that answers ``-version`` outside also does at this level.
+
+    One whose libraries, or a script whose programs, lie outside the system's folders does not.
+    """
+    command = Command((str(binary), "-version"), Path("/usr"), readable=(binary,), writable=False)
+    return run_briefly(guarded(command, sandbox), timeout_seconds=TRIAL_SECONDS).succeeded
+
+
 def works(sandbox: Sandbox) -> bool:
     """Whether our own interpreter, which the probe is, runs at this level on this machine."""
     command = Command(

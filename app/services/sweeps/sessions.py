@@ -68,7 +68,7 @@ class StaleSessions:
                 await self._note_activity(session, uploads, seen)
             return
         size = sum(look.size for look in seen.values())
-        why = f"idle since before {cutoff.isoformat(timespec='seconds')}, {len(uploads)} uploads"
+        why = f"idle since before {cutoff.isoformat(timespec='seconds')}; uploads: {len(uploads)}"
         if run.claim(Victim("session", session.id, why, size)):
             await self._remove(run, session, uploads, cutoff)
 
