@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from tests.fakes.media_bench import scripted_ffmpeg
 from tests.runtime_process import Service, eventually, run_command, service
 
 
@@ -22,6 +23,20 @@ def test_a_missing_ffmpeg_fails_readiness_and_jobs_wait(tmp_path: Path) -> None:
         assert "/no/such/ffmpeg" in found["ffmpeg"]
         assert running.events("ffmpeg.unusable")
         assert running.stop() == 0
+
+
+def test_an_ffmpeg_that_the_sandbox_shuts_out_is_named(tmp_path: Path) -> None:
+    # It answers outside; inside bubblewrap it does not find the program that it calls.
+    script = scripted_ffmpeg(tmp_path / "ffmpeg-wrapper", 'exec "$FFMPEG" "$@"')
+    with service(tmp_path, variables={"TIDEMILL_FFMPEG_PATH": str(script)}) as running:
+        parts = {part["name"]: part for part in running.get("/readyz").json()["parts"]}
+        assert parts["ffmpeg"]["state"] == "degraded"
+        assert "TIDEMILL_SANDBOX=off" in parts["ffmpeg"]["detail"]
+        assert running.events("ffmpeg.shut_out")
+    variables = {"TIDEMILL_FFMPEG_PATH": str(script), "TIDEMILL_SANDBOX": "off"}
+    with service(tmp_path, variables=variables) as running:
+        parts = {part["name"]: part for part in running.get("/readyz").json()["parts"]}
+        assert parts["ffmpeg"]["state"] == "ok"
 
 
 def test_an_ffmpeg_that_goes_away_fails_readiness(tmp_path: Path) -> None:
