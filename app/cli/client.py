@@ -49,6 +49,8 @@ def refusal(response: httpx.Response) -> RefusedError:
         detail = str(problem.get("detail") or problem.get("title") or detail)
         if reason := problem.get("reason"):
             detail = f"{detail} Reason: {reason}."
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        detail = f"{detail} Here: --key-file names the file that holds it."
     return RefusedError(response.status_code, code, detail)
 
 

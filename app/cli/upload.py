@@ -8,9 +8,9 @@ import typer
 
 from app.cli.wish import (
     DEFAULT_SERVER,
-    Place,
     Wish,
     check,
+    find_place,
     output_path,
     read_params,
     resume_id,
@@ -48,7 +48,11 @@ Delete = Annotated[
     ),
 ]
 ServerUrl = Annotated[
-    str | None, typer.Option("--server", help=f"Address of the server [default: {DEFAULT_SERVER}].")
+    str | None,
+    typer.Option(
+        "--server",
+        help=f"Address of the server [default: {DEFAULT_SERVER}, or this machine's TIDEMILL_PORT].",
+    ),
 ]
 KeyFile = Annotated[
     Path | None,
@@ -112,7 +116,7 @@ def upload(  # noqa: PLR0913 - each is an option of the command line
         delete=delete,
     )
     check(wish, force=force)
-    place = Place(server or server_of(resume) or DEFAULT_SERVER, key_file, timeout)
+    place = find_place(server or server_of(resume), key_file, timeout)
     # Here, since it brings HTTP libraries with it, and other commands should start quickly.
     from app.cli.errand import carry_out  # noqa: PLC0415
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from app.cli.terminal import load_settings
 from app.domain.ids import is_id
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
@@ -113,6 +114,18 @@ class Place:
     server: str
     key_file: Path | None
     timeout_seconds: float
+
+
+def find_place(server: str | None, key_file: Path | None, timeout_seconds: float) -> Place:
+    """Return where to go: without a server named, to the one of this machine by its settings.
+
+    Raises ``SettingsError`` when they are needed and wrong.
+    """
+    if server is None:
+        settings = load_settings()
+        server = f"http://127.0.0.1:{settings.service.port}"
+        key_file = key_file or settings.access.admin_key_file
+    return Place(server, key_file, timeout_seconds)
 
 
 def resume_command(upload_id: str, wish: Wish, place: Place) -> str:

@@ -35,6 +35,7 @@ class LimitedProtocol(OfferConnection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_head = True
+        self._in_body = False
         self._head_bytes = 0
         self._is_refused = False
         self._head_timer: asyncio.TimerHandle | None = None
@@ -71,9 +72,30 @@ class LimitedProtocol(OfferConnection):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._in_body = True
         self._head_bytes = 0
         self._stop_waiting()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_body = False  # uvicorn's own more_body stays as it is once there is an answer
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """End the connection of a client that goes on sending a body which was refused.
+
+        uvicorn would read and drop it to its end: a browser shows the answer only then, having sent
+        gigabytes for nothing. What is left of a small body still comes, and the connection lives on.
+        """
+        answered: RequestResponseCycle | None = self.cycle
+        super().on_response_complete()
+        # With pipelining the present cycle can be the next one, which has no answer yet.
+        if answered is not None and answered.response_complete and answered.more_body:
+            self.loop.call_later(LINGER_SECONDS, self._end_refused_body, answered)
+
+    def _end_refused_body(self, answered: RequestResponseCycle) -> None:
+        if self.cycle is answered and self._in_body:
+            self.transport.close()
 
     def park(self) -> None:
         """Close the connection; its request is told that the client is gone and keeps what came."""

@@ -195,6 +195,49 @@ def start_job(running: Service, clip: bytes) -> str:
     return answer.headers["tidemill-job"]
 
 
+def test_a_client_that_goes_on_sending_a_refused_body_is_hung_up_on(tmp_path: Path) -> None:
+    # Browsers show an early answer only once the whole body is sent, or the connection has ended.
+    with service(tmp_path) as running:
+        path = create_upload(running, 10**9)
+        head = (
+            f"PATCH {path} HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\nTus-Resumable: 1.0.0\r\n"
+            "Upload-Offset: 5\r\nContent-Type: application/offset+octet-stream\r\n"
+            f"Content-Length: {10**9 - 5}\r\n\r\n"
+        )
+        with running.connect() as connection:
+            connection.settimeout(10)
+            connection.sendall(head.encode() + b"x" * 1000)
+            assert b" 409 " in connection.recv(65536).split(b"\r\n")[0]
+            began = time.monotonic()
+            while time.monotonic() - began < 10:
+                try:
+                    connection.sendall(b"x" * 10_000)
+                except OSError:  # reset or broken pipe, as it happens
+                    break
+                time.sleep(0.02)
+            assert 1 < time.monotonic() - began < 5
+        assert not file_of(running, path).exists()
+
+
+def test_a_refused_body_that_soon_ends_leaves_the_connection_in_use(tmp_path: Path) -> None:
+    with service(tmp_path) as running:
+        path = create_upload(running, 100)
+        head = (
+            f"PATCH {path} HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\nTus-Resumable: 1.0.0\r\n"
+            "Upload-Offset: 5\r\nContent-Type: application/offset+octet-stream\r\n"
+            "Content-Length: 95\r\n\r\n"
+        )
+        with running.connect() as connection:
+            connection.settimeout(10)
+            connection.sendall(head.encode() + b"x" * 50)
+            assert b" 409 " in connection.recv(65536).split(b"\r\n")[0]
+            connection.sendall(b"x" * 45)
+            time.sleep(2.5)  # longer than it would linger
+            head = f"GET /livez HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n\r\n"
+            connection.sendall(head.encode())
+            assert b" 200 " in connection.recv(65536).split(b"\r\n")[0]
+
+
 def children_of(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 

@@ -6,7 +6,7 @@ import pytest
 import typer
 
 from app.cli.sweep import read_name
-from app.cli.wish import output_path
+from app.cli.wish import find_place, output_path
 from app.domain.sweeps import SweepName
 
 
@@ -31,3 +31,18 @@ def test_a_sweep_that_does_not_exist_is_answered_with_those_that_do() -> None:
     assert read_name("gc_files") is SweepName.GC_FILES
     with pytest.raises(typer.BadParameter, match="no sweep 'zap'; there is: gc_files, "):
         read_name("zap")
+
+
+def test_without_a_server_named_it_is_the_one_of_this_machine_by_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    key = tmp_path / "key"
+    key.write_text("k" * 40)
+    monkeypatch.setenv("TIDEMILL_PORT", "8111")
+    monkeypatch.setenv("TIDEMILL_ADMIN_KEY_FILE", str(key))
+    place = find_place(None, None, 5)
+    assert (place.server, place.key_file) == ("http://127.0.0.1:8111", key)
+    # A key is for the server it belongs to, never sent to another.
+    place = find_place("https://video.example", None, 5)
+    assert (place.server, place.key_file) == ("https://video.example", None)
