@@ -13,7 +13,7 @@ JS := tests/e2e/js
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help setup run demo test test-long check format bench faults soak docs lock clean
+.PHONY: help setup run demo test check format bench faults soak docs lock clean
 
 help: ## List the targets
 	@echo "Tidemill: resumable uploads of large videos in, finished files out, nothing left behind."
@@ -62,9 +62,6 @@ demo: $(VENV)/run.ok ## The main job end to end on a real clip, with the bytes o
 test: $(VENV)/dev.ok $(VENV)/system.ok $(JS)/node_modules/.ok ## Set up what the tests need and run them all
 	$(PYTEST) -n 2 --dist loadfile --durations=15 tests/architecture tests/unit tests/contract tests/api tests/integration
 	$(PYTEST) --durations=15 tests/e2e tests/faults
-
-test-long: $(VENV)/dev.ok $(VENV)/system.ok $(JS)/node_modules/.ok ## The long forms of the tests, beside the others
-	$(PYTEST) -m long --durations=15 tests
 
 check: $(VENV)/dev.ok ## Format, lint, types, imports, migrations, generated docs
 	$(BIN)/ruff format --check .

@@ -202,7 +202,6 @@ async def test_nothing_that_was_cut_and_no_metadata_is_left_in_the_file(
     assert plan.warnings == ()
 
 
-@pytest.mark.long
 async def test_the_largest_picture_allowed_fits_into_the_memory_limit(
     bench: MediaBench,
 ) -> None:

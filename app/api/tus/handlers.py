@@ -198,7 +198,7 @@ class TusHandlers:
         return Response(status_code=204)
 
     async def head(self, request: TusRequest, upload_id: str) -> Response:
-        """Say how much is there. Never waits for a writer."""
+        """Say how much is there."""
         state = await request.uploads.head(request.owner, upload_id)
         headers = {"Upload-Offset": str(state.offset), "Cache-Control": "no-store"}
         if state.length is None:
