@@ -94,7 +94,7 @@ class ServiceSettings(Group):
         (LOOPBACK,), "Origins of the web pages that may use the service from a browser."
     )
     drain_seconds: Seconds = setting(
-        10.0, "How long a stop waits for running requests before it cuts them off."
+        10.0, "How long a stop waits for answers under way; uploads end at once, what came is kept."
     )
     log_format: Annotated[LogFormat, Choice, Allowed("console or json")] = setting(
         "console", "Log lines for people (console) or for machines (json)."

@@ -20,7 +20,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     settings = settings_for(
         data,
         jobs={"workers": 0, "queue_limit": 40},
-        uploads={"max_upload_bytes": 2**50, "lock_wait_seconds": 0.2},
+        uploads={"max_upload_bytes": 2**50, "lock_wait_seconds": 1.0},
         media={"media_max_seconds": 3},
     )
     with Served(settings) as running:
