@@ -1,4 +1,4 @@
-"""Who owns what. Every row has an owner from the start; for now there is one."""
+"""Who owns what. Every row has an owner from the start; there is one so far."""
 
 OWNER = "owner"
 """The single owner, of everything made in the open mode and with the key of ``ADMIN_KEY_FILE``."""

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from app.domain.layout import UPLOADS, WORK
 from tests.e2e.harness import Server, wait_for
 from tests.e2e.wire import await_job, open_session, upload
 
@@ -64,6 +65,6 @@ def test_nothing_is_ever_created_outside_the_data_folder(
     # What a sandbox makes in its own root in memory is gone with it, but for the data bound into it.
     created = {path for path in _created(trace) if not path.startswith((*NO_FILES, SANDBOX))}
     inside = {path for path in created if path.startswith(f"{server.data}")}
-    assert any("/uploads/" in path for path in inside)
-    assert any("/work/" in path for path in inside)
+    assert any(f"/{UPLOADS}/" in path for path in inside)
+    assert any(f"/{WORK}/" in path for path in inside)
     assert created - inside == set()

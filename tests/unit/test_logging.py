@@ -46,12 +46,12 @@ def test_events_carry_time_level_logger_facts_and_what_is_bound(
 def test_lines_of_libraries_come_the_same_way(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("json", "info")
 
-    logging.getLogger("some.library").warning("odd %s", "thing", extra={"color_message": "x"})
+    logging.getLogger("some.package").warning("odd %s", "thing", extra={"color_message": "x"})
 
     (line,) = lines(capsys)
     assert (line["event"], line["logger"], line["level"]) == (
         "odd thing",
-        "some.library",
+        "some.package",
         "warning",
     )
     assert "color_message" not in line
