@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the tests need of the system: a Postgres server, Node with npm, strace, bubblewrap.
+# What the tests need of the system: a Postgres server, Node with npm, strace, bubblewrap, nginx.
 # As root on Debian or Ubuntu it installs what is missing; elsewhere it says what to install.
 set -euo pipefail
 
@@ -11,6 +11,7 @@ have_postgres || missing+=(postgresql)
 have_node || missing+=(nodejs npm)
 command -v strace >/dev/null || missing+=(strace)
 command -v bwrap >/dev/null || missing+=(bubblewrap)
+[ -x /usr/sbin/nginx ] || command -v nginx >/dev/null || missing+=(nginx-light)
 
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then

@@ -32,6 +32,7 @@ def make_session(**overrides: Any) -> Session:
         "then": None,
         "batch_id": None,
         "implicit": False,
+        "keep_inputs_hours": None,
         "created_at": NOON,
         "active_at": NOON,
     }
@@ -46,6 +47,7 @@ def make_batch(**overrides: Any) -> Batch:
         "session_id": new_id(),
         "created_at": NOON,
         "expires_at": NOON + timedelta(days=7),
+        "keep_inputs_hours": None,
     }
     return _make(Batch, defaults, overrides)
 
@@ -108,6 +110,7 @@ def make_job(**overrides: Any) -> Job:
         "max_attempts": 3,
         "timeout_seconds": 600.0,
         "from_then": False,
+        "one_time": False,
         "worker": None,
         "cancel_requested": False,
         "progress": 0.0,
@@ -168,6 +171,8 @@ def make_output(**overrides: Any) -> Output:
         "media_type": "video/mp4",
         "size_bytes": 500,
         "sha256": "0" * 64,
+        "one_time": False,
+        "delivered_at": None,
         "created_at": NOON,
         "expires_at": NOON + timedelta(days=1),
     }

@@ -67,6 +67,10 @@ GUIDE: dict[str, Advice] = {
         " `loc`, `message` and what is `allowed`.",
         "Correct the fields named.",
     ),
+    "idempotency_key_reused": Advice(
+        "The `Idempotency-Key` was sent before with another body to the same address.",
+        "Make a new key for a new request; send the same body again to repeat one.",
+    ),
     "unsupported_media_type": Advice(
         "The content type is not `application/json` (API) or `application/offset+octet-stream` (tus).",
         "Send the right one. Files go to `/files/` by tus.",
@@ -198,6 +202,11 @@ GUIDE: dict[str, Advice] = {
         "Something was to be deleted that jobs which have not finished need.",
         "Wait, cancel them, or ask with `?cancel=true`.",
     ),
+    "would_exceed_timeout": Advice(
+        "At the rate of earlier jobs of this operation the job cannot end within its time limit;"
+        " `estimated_seconds` and `timeout_seconds` are the figures.",
+        "Ask for a longer `timeout_seconds`, up to the maximum, or for less work.",
+    ),
     "queue_full": Advice(
         "Too many jobs wait (`queued`, `limit`).", "Try again after `Retry-After`."
     ),
@@ -252,6 +261,10 @@ GUIDE: dict[str, Advice] = {
         "The database did not answer in time.", "Try again after `Retry-After`."
     ),
     "not_ready": Advice("The service is starting or stopping.", "Try again after `Retry-After`."),
+    "draining": Advice(
+        "The service has been told to stop: it ends what it has and begins nothing new.",
+        "Ask again after `Retry-After`: it is soon back, or another one answers.",
+    ),
     "sweep_running": Advice(
         "The sweep is running already, here or in another process.", "Look at its report later."
     ),

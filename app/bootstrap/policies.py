@@ -6,6 +6,7 @@ from datetime import timedelta
 from app.domain.holds import HoldPolicy
 from app.domain.jobs import JobPolicy
 from app.domain.media import MediaLimits
+from app.domain.retention import RetentionPolicy
 from app.domain.sessions import SessionPolicy
 from app.domain.sweeps import SweepName
 from app.domain.uploads import UploadPolicy
@@ -63,6 +64,16 @@ def hold_policy(settings: Settings) -> HoldPolicy:
     )
 
 
+def retention_policy(settings: Settings) -> RetentionPolicy:
+    """Return how far lives may be moved, and how long delivered outputs and tombstones stay."""
+    retention = settings.retention
+    return RetentionPolicy(
+        max_ttl=timedelta(hours=retention.ttl_max_hours),
+        delivery_grace=timedelta(seconds=retention.delivery_grace_seconds),
+        tombstones=timedelta(days=retention.tombstone_days),
+    )
+
+
 def media_limits(settings: Settings) -> MediaLimits:
     """Return the most a foreign clip may be."""
     media = settings.media
@@ -85,4 +96,6 @@ def sweep_intervals(settings: Settings) -> Mapping[SweepName, float]:
         SweepName.UNDISPATCHED_JOBS: intervals.job_check_interval_seconds,
         SweepName.EXPIRED_JOBS: intervals.cleanup_interval_seconds,
         SweepName.EXPIRED_BATCHES: intervals.cleanup_interval_seconds,
+        SweepName.DELIVERED_OUTPUTS: intervals.delivered_interval_seconds,
+        SweepName.OLD_RECORDS: intervals.records_interval_seconds,
     }

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from app.bootstrap.policies import (
     hold_policy,
     job_policy,
+    retention_policy,
     session_policy,
     sweep_intervals,
     upload_policy,
 )
 from app.bootstrap.stores import Stores
 from app.domain.layout import RUN
+from app.domain.retention import RetentionPolicy
 from app.domain.sessions import SessionPolicy
 from app.domain.uploads import UploadPolicy
 from app.infrastructure.worker.digests import FileDigests
@@ -22,6 +24,7 @@ from app.services.batches import BatchService
 from app.services.completion import CompletionService
 from app.services.container import Container
 from app.services.disposal import Disposal
+from app.services.draining import Drain
 from app.services.job_claims import Claims
 from app.services.job_closing import Closing
 from app.services.job_endings import JobRules
@@ -49,6 +52,7 @@ class _Core:
     uploads: UploadPolicy
     sessions: SessionPolicy
     rules: JobRules
+    retention: RetentionPolicy
     registry: Registry
     disposal: Disposal
     media: MediaService
@@ -83,6 +87,8 @@ def wire(settings: Settings, stores: Stores) -> Container:
         runner=_runner(core),
         engine=stores.engine,
         readiness=stores.checks,
+        drain=Drain(),
+        retention=core.retention,
         intervals=sweep_intervals(settings),
     )
 
@@ -95,6 +101,7 @@ def _core(settings: Settings, stores: Stores) -> _Core:
         uploads=upload_policy(settings),
         sessions=session_policy(settings),
         rules=JobRules(jobs=job_policy(settings), holds=hold_policy(settings)),
+        retention=retention_policy(settings),
         registry=registry,
         disposal=Disposal(stores.db, stores.files, stores.clock, stores.metrics),
         media=media,
@@ -188,7 +195,12 @@ def _sweeps(core: _Core, completion: CompletionService, rescue: JobRescue) -> Sw
         completion=completion,
         rescue=rescue,
     )
-    policies = SweepPolicies(uploads=core.uploads, sessions=core.sessions, jobs=core.rules.jobs)
+    policies = SweepPolicies(
+        uploads=core.uploads,
+        sessions=core.sessions,
+        jobs=core.rules.jobs,
+        retention=core.retention,
+    )
     return SweepService(
         stores.db,
         stores.clock,

@@ -18,13 +18,18 @@ class BatchStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The row of one batch. ``expires_at`` slides with use and takes inputs only."""
+    """The row of one batch. ``expires_at`` slides with use and takes inputs only.
+
+    ``keep_inputs_hours``: how long its files stay after the last job that used them has completed;
+    None leaves that to the settings (see ``app.domain.holds``).
+    """
 
     id: str
     owner: str
     session_id: str
     created_at: datetime
     expires_at: datetime
+    keep_inputs_hours: float | None
 
 
 def derive_status(jobs: Iterable[JobStatus]) -> BatchStatus:

@@ -87,6 +87,12 @@ class NotSupported(AppError):
     code, kind, title = "not_supported", Kind.MALFORMED, "Not supported"
 
 
+class IdempotencyKeyReused(AppError):
+    """The ``Idempotency-Key`` belongs to a request with another body."""
+
+    code, kind, title = "idempotency_key_reused", Kind.INVALID, "The Idempotency-Key is taken"
+
+
 class UnsupportedMediaType(AppError):
     code, kind, title = "unsupported_media_type", Kind.MEDIA_TYPE, "Wrong content type"
 
@@ -294,6 +300,12 @@ class QueueFull(AppError):
     code, kind, title = "queue_full", Kind.TOO_MANY, "The queue is full"
 
 
+class WouldExceedTimeout(AppError):
+    """At the measured rate the job cannot end in time; ``extra`` has both figures in seconds."""
+
+    code, kind, title = "would_exceed_timeout", Kind.INVALID, "The job would run out of time"
+
+
 class OutputNotFound(AppError):
     code, kind, title = "output_not_found", Kind.NOT_FOUND, "No such output"
 
@@ -380,6 +392,12 @@ class NotReady(AppError):
     """Starting or stopping."""
 
     code, kind, title = "not_ready", Kind.UNAVAILABLE, "The service is not ready"
+
+
+class Draining(AppError):
+    """The service is stopping: it finishes what it has and begins nothing new."""
+
+    code, kind, title = "draining", Kind.UNAVAILABLE, "The service is stopping"
 
 
 class SweepRunning(AppError):

@@ -15,13 +15,22 @@ class HoldPolicy:
 
 
 def held_until(
-    status: JobStatus, ended_at: datetime, *, from_then: bool, policy: HoldPolicy
+    status: JobStatus,
+    ended_at: datetime,
+    *,
+    from_then: bool,
+    policy: HoldPolicy,
+    keep_inputs_hours: float | None = None,
 ) -> datetime:
     """Return when a just ended job stops holding its inputs.
 
-    A completed ``then`` releases them at once; a failed or cancelled job keeps them so that a retry
-    works; any other completed job keeps them for the promised time.
+    After success for as long as their batch asks (``keep_inputs_hours``); where it does not, a
+    completed ``then`` releases them at once, any other job after the promised time. A failed or
+    cancelled job keeps them so that a retry works, and at least as long as the batch asks.
     """
-    if status is JobStatus.COMPLETED:
-        return ended_at if from_then else ended_at + policy.keep_inputs
-    return ended_at + policy.failed_ttl
+    asked = timedelta(hours=keep_inputs_hours) if keep_inputs_hours is not None else None
+    if status is not JobStatus.COMPLETED:
+        return ended_at + max(policy.failed_ttl, asked or timedelta(0))
+    if asked is not None:
+        return ended_at + asked
+    return ended_at if from_then else ended_at + policy.keep_inputs

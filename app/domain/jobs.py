@@ -27,6 +27,7 @@ class JobStatus(StrEnum):
 
 
 ACTIVE = frozenset({JobStatus.QUEUED, JobStatus.PROCESSING})
+RETRYABLE = frozenset({JobStatus.FAILED, JobStatus.CANCELLED})
 RETRY_PRIORITY_STEP = 10
 """A re-queued job goes before new ones of the same priority."""
 
@@ -74,7 +75,10 @@ class JobError:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The row of one job. ``progress`` is 0..100, ``version`` counts the row's writes."""
+    """The row of one job. ``progress`` is 0..100, ``version`` counts the row's writes.
+
+    ``one_time``: each of its outputs goes once it was delivered.
+    """
 
     id: str
     owner: str
@@ -88,6 +92,7 @@ class Job:
     max_attempts: int
     timeout_seconds: float
     from_then: bool
+    one_time: bool
     worker: str | None
     cancel_requested: bool
     progress: float
@@ -116,6 +121,7 @@ class NewJob:
     priority: int = 0
     timeout_seconds: float | None = None
     from_then: bool = False
+    one_time: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +159,7 @@ def queue(new: NewJob, job_id: str, owner: str, now: datetime, policy: JobPolicy
             new.timeout_seconds or policy.timeout_seconds, policy.timeout_max_seconds
         ),
         from_then=new.from_then,
+        one_time=new.one_time,
         worker=None,
         cancel_requested=False,
         progress=0.0,
@@ -197,6 +204,35 @@ def requeue(job: Job, *, uses_attempt: bool) -> Job:
         started_at=None,
         heartbeat_at=None,
         deadline_at=None,
+    )
+
+
+def retry(job: Job, policy: JobPolicy) -> Job:
+    """Return a failed or cancelled job queued again with attempts anew.
+
+    ``attempt`` moves on, since it is the fence; the maximum moves with it.
+    """
+    if job.status not in RETRYABLE:
+        msg = f"a job that is {job.status} cannot be tried again"
+        raise ValueError(msg)
+    return replace(
+        job,
+        status=JobStatus.QUEUED,
+        attempt=job.attempt + 1,
+        max_attempts=job.attempt + policy.max_attempts,
+        worker=None,
+        cancel_requested=False,
+        progress=0.0,
+        stage=None,
+        warnings=(),
+        result=None,
+        error=None,
+        dispatched_at=None,
+        started_at=None,
+        heartbeat_at=None,
+        deadline_at=None,
+        completed_at=None,
+        expires_at=None,
     )
 
 

@@ -28,6 +28,7 @@ class Then:
     operation: str
     params: dict[str, Any]
     timeout_seconds: float | None = None
+    one_time: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,8 @@ class Session:
     """The row of one session. ``implicit`` ones were made for a tus upload that named none.
 
     ``active_at`` is the last time a request touched it; bytes that arrive count too, by the
-    uploads' own ``active_at`` and their files' mtime.
+    uploads' own ``active_at`` and their files' mtime. ``keep_inputs_hours`` is its batch's, once
+    it has one (see ``app.domain.holds``).
     """
 
     id: str
@@ -45,6 +47,7 @@ class Session:
     then: Then | None
     batch_id: str | None
     implicit: bool
+    keep_inputs_hours: float | None
     created_at: datetime
     active_at: datetime
 

@@ -14,6 +14,8 @@ class SweepName(StrEnum):
     UNDISPATCHED_JOBS = "undispatched_jobs"
     EXPIRED_JOBS = "expired_jobs"
     EXPIRED_BATCHES = "expired_batches"
+    DELIVERED_OUTPUTS = "delivered_outputs"
+    OLD_RECORDS = "old_records"
 
 
 class Trigger(StrEnum):

@@ -26,6 +26,8 @@ class Reason(StrEnum):
     BATCH_EXPIRED = "batch_expired"
     JOB_DELETED = "job_deleted"
     OUTPUT_DELETED = "output_deleted"
+    OUTPUT_EXPIRED = "output_expired"
+    DELIVERED = "delivered"
     RETENTION_COMPLETED = "retention_completed"
     RETENTION_FAILED = "retention_failed"
     RETENTION_QUEUED = "retention_queued"

@@ -87,12 +87,17 @@ class PlannedOutput:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps in order, then the outputs. ``result`` is told in the job (mode that ran, real times)."""
+    """Steps in order, then the outputs. ``result`` is told in the job (mode that ran, real times).
+
+    ``effort`` is the size of the work in megapixels to encode: with what earlier jobs of the same
+    operation took per megapixel it tells how long this one will take. 0: nothing is known.
+    """
 
     steps: tuple[Step, ...]
     outputs: tuple[PlannedOutput, ...]
     result: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    effort: float = 0.0
 
 
 class Operation(Protocol):

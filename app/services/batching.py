@@ -64,6 +64,7 @@ def make_batch(
         session_id=session.id,
         created_at=now,
         expires_at=now + batch_ttl,
+        keep_inputs_hours=session.keep_inputs_hours,
     )
     tx.batches.insert(batch)
     tx.sessions.update(
@@ -117,6 +118,7 @@ def _jobs_of(
             batch_id=batch.id,
             timeout_seconds=then.timeout_seconds,
             from_then=True,
+            one_time=then.one_time,
         )
         for group in groups
         if group

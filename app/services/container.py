@@ -5,11 +5,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.domain.retention import RetentionPolicy
 from app.domain.sweeps import SweepName
 from app.operations.registry import Registry
 from app.services.batches import BatchService
 from app.services.completion import CompletionService
 from app.services.disposal import Disposal
+from app.services.draining import Drain
 from app.services.job_runner import JobRunner
 from app.services.jobs import JobService
 from app.services.media import MediaService
@@ -70,4 +72,6 @@ class Container:
     runner: JobRunner
     engine: Engine
     readiness: ReadinessBoard
+    drain: Drain
+    retention: RetentionPolicy
     intervals: Mapping[SweepName, float]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from app.domain import layout
+from app.domain.batches import Batch
 from app.domain.errors import (
     AppError,
     ConflictingUpdate,
@@ -59,13 +60,31 @@ def after_hand_back(job: Job, now: datetime, rules: JobRules) -> Job:
 
 
 def settle_inputs(tx: Transaction, ended: Job, now: datetime, rules: JobRules) -> None:
-    """Let go of the inputs of a job that has just ended; does nothing for one that goes on."""
+    """Let go of the inputs of a job that has just ended; does nothing for one that goes on.
+
+    A promised time holds a file also against the end of its batch.
+    """
     if ended.status.is_active:
         return
-    until = held_until(ended.status, now, from_then=ended.from_then, policy=rules.holds)
+    batches: dict[str, Batch | None] = {}
     for item in ended.inputs:
-        if item.upload_id is not None:
-            tx.uploads.set_spent(item.upload_id, until)
+        upload = tx.uploads.find(item.upload_id) if item.upload_id is not None else None
+        if upload is None:
+            continue
+        batch_id = upload.batch_id
+        if batch_id is not None and batch_id not in batches:
+            batches[batch_id] = tx.batches.find(batch_id)
+        batch = batches.get(batch_id) if batch_id is not None else None
+        until = held_until(
+            ended.status,
+            now,
+            from_then=ended.from_then,
+            policy=rules.holds,
+            keep_inputs_hours=batch.keep_inputs_hours if batch else None,
+        )
+        tx.uploads.set_spent(upload.id, until)
+        if batch is not None:
+            tx.batches.touch(batch.id, until)
 
 
 def release_scratch(tx: Transaction, job: Job, attempt: int, now: datetime) -> list[str]:

@@ -11,7 +11,7 @@ from app.domain.errors import (
     UploadNotFound,
 )
 from app.domain.jobs import JobInput
-from app.domain.outputs import Output, OutputStatus
+from app.domain.outputs import Output
 from app.domain.tombstones import ThingKind, Tombstone
 from app.domain.uploads import Upload, UploadStatus
 from app.operations.base import Operation
@@ -116,7 +116,7 @@ def _find(tx: Transaction, owner: str, item: JobInput) -> Upload | Output | Tomb
 
 def _check_ready(source: Upload | Output) -> None:
     if isinstance(source, Output):
-        if source.status is not OutputStatus.AVAILABLE:
+        if not source.status.is_readable:
             msg = f"Output {source.id} is not available yet."
             raise InvalidInputs(msg, extra={"output_id": source.id})
         return

@@ -68,7 +68,9 @@ class Publication:
             media_type=planned.media_type,
             size_bytes=digest.size_bytes,
             sha256=digest.sha256,
+            one_time=job.one_time,
             created_at=self._clock.now(),
+            delivered_at=None,
             expires_at=None,
         )
 

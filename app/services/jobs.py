@@ -20,7 +20,7 @@ from app.domain.errors import (
 )
 from app.domain.ids import new_id
 from app.domain.jobs import Job, JobStatus, NewJob, queue
-from app.domain.outputs import Output, OutputStatus
+from app.domain.outputs import Output
 from app.domain.tombstones import Reason, ThingKind
 from app.operations.base import InputRule, Operation
 from app.operations.registry import Registry
@@ -277,4 +277,4 @@ def find_job(tx: Transaction, owner: str, job_id: str) -> Job:
 
 def _view(tx: Transaction, job: Job) -> JobView:
     outputs = tx.outputs.list_by_job(job.id)
-    return JobView(job, tuple(o for o in outputs if o.status is OutputStatus.AVAILABLE))
+    return JobView(job, tuple(o for o in outputs if o.status.is_readable))

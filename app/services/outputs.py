@@ -7,7 +7,7 @@ import structlog
 
 from app.domain import layout
 from app.domain.errors import AppError, JobRunning, OutputGone, OutputNotFound, OutputNotReady
-from app.domain.outputs import Output, OutputStatus
+from app.domain.outputs import Output
 from app.domain.tombstones import Reason, ThingKind
 from app.services.absence import absent, as_gone
 from app.services.burial import bury_output
@@ -70,6 +70,6 @@ def _find(tx: Transaction, owner: str, output_id: str) -> Output:
     if output is None or output.owner != owner:
         errors = (OutputNotFound, OutputGone)
         raise absent(tx, _KIND, output_id, owner, errors)
-    if output.status is not OutputStatus.AVAILABLE:
+    if not output.status.is_readable:
         raise OutputNotReady("The output is just being published.", retry_after_seconds=1)
     return output

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 from app.domain.batches import Batch
+from app.domain.delivery import ByteSpan
+from app.domain.idempotency import IdempotencyRecord
 from app.domain.jobs import Fence, Job, JobStatus
 from app.domain.media import MediaInfo
 from app.domain.outputs import Output, OutputStatus
@@ -25,6 +27,9 @@ from app.domain.uploads import FsyncMode, Upload, UploadStatus
 from app.operations.base import Step
 
 T = TypeVar("T")
+
+RATES_KEPT = 20
+"""Measurements kept of each operation (``RateRows``)."""
 
 
 class Clock(Protocol):
@@ -97,6 +102,18 @@ class UploadRows(Protocol):
         """Completed, ``spent_at`` reached, and no queued or processing job reads them."""
         ...
 
+    def list_without_digest(self, limit: int) -> list[Upload]:
+        """Completed and without ``sha256``, oldest completion first."""
+        ...
+
+    def set_sha256(self, upload_id: str, sha256: str) -> bool:
+        """Keep the digest of a completed upload; False when it is gone."""
+        ...
+
+    def plan_spent(self, upload_id: str, spent_at: datetime | None) -> None:
+        """Set ``spent_at`` to exactly that, for a hold that was moved or taken up again."""
+        ...
+
     def totals(self) -> dict[UploadStatus, tuple[int, int]]:
         """Count and bytes (recorded offset) by status."""
         ...
@@ -125,7 +142,13 @@ class BatchRows(Protocol):
 
     def list_page(self, owner: str, cursor: Cursor | None, limit: int) -> list[Batch]: ...
 
-    def touch(self, batch_id: str, expires_at: datetime) -> None: ...
+    def touch(self, batch_id: str, expires_at: datetime) -> None:
+        """Move the expiry on; never back."""
+        ...
+
+    def update(self, batch: Batch) -> None:
+        """Write ``expires_at`` and ``keep_inputs_hours``, forward or back."""
+        ...
 
     def delete(self, batch_id: str) -> bool: ...
 
@@ -207,6 +230,14 @@ class JobRows(Protocol):
         """Ended with ``expires_at`` before ``now``, or queued and created before the second."""
         ...
 
+    def list_versions(self, job_ids: Sequence[str]) -> dict[str, int]:
+        """The versions of those jobs that there are, in one query; for whoever watches them."""
+        ...
+
+    def list_reading(self, upload_ids: Sequence[str]) -> list[Job]:
+        """Jobs of any status with any of these uploads among their inputs."""
+        ...
+
     def totals(self) -> dict[JobStatus, int]: ...
 
 
@@ -221,7 +252,19 @@ class OutputRows(Protocol):
         """Make the ``publishing`` outputs of that attempt available."""
         ...
 
+    def update(self, output: Output, *, expected: OutputStatus) -> None:
+        """Write status, ``delivered_at`` and ``expires_at`` where the status is still ``expected``."""
+        ...
+
     def delete(self, output_id: str) -> bool: ...
+
+    def list_delivered(self, before: datetime, limit: int) -> list[Output]:
+        """Delivered, with ``delivered_at`` at or before ``before``, and read by no active job."""
+        ...
+
+    def list_expired(self, now: datetime, limit: int) -> list[Output]:
+        """Readable, past an ``expires_at`` of their own, and read by no active job."""
+        ...
 
     def list_publishing(self, limit: int) -> list[Output]: ...
 
@@ -239,6 +282,54 @@ class TombstoneRows(Protocol):
 
     def list_by_parent(self, kind: ThingKind, parent_id: str) -> list[Tombstone]: ...
 
+    def delete_before(self, before: datetime, limit: int) -> int:
+        """Remove those of things deleted before ``before``; returns how many."""
+        ...
+
+    def count_before(self, before: datetime) -> int:
+        """How many ``delete_before`` would remove without a limit."""
+        ...
+
+
+class DeliveryRows(Protocol):
+    """What was delivered of one-time outputs; rows go with their output."""
+
+    def spans(self, output_id: str, principal: str) -> tuple[ByteSpan, ...]:
+        """The merged intervals that one principal has got."""
+        ...
+
+    def put(self, output_id: str, principal: str, spans: Sequence[ByteSpan]) -> None:
+        """Replace the intervals of one principal; nothing happens when the output is gone."""
+        ...
+
+
+class IdempotencyRows(Protocol):
+    def find(self, owner: str, scope: str, key: str) -> IdempotencyRecord | None: ...
+
+    def put(self, record: IdempotencyRecord) -> bool:
+        """Insert; False when owner, scope and key have a record already."""
+        ...
+
+    def delete_old(self, before: datetime, limit: int) -> int:
+        """Remove records made before ``before`` whose thing has no row any more; returns how many."""
+        ...
+
+    def count_old(self, before: datetime) -> int:
+        """How many ``delete_old`` would remove without a limit."""
+        ...
+
+
+class RateRows(Protocol):
+    """How fast jobs of an operation went: seconds per unit of effort (``Plan.effort``)."""
+
+    def put(self, operation: str, *, seconds_per_unit: float, measured_at: datetime) -> None:
+        """Keep a measurement; of each operation the newest ``RATES_KEPT`` stay."""
+        ...
+
+    def best(self, operation: str) -> float | None:
+        """The lowest seconds per unit among those kept; None: nothing was measured yet."""
+        ...
+
 
 class LeaseRows(Protocol):
     def acquire(self, name: str, holder: str, *, now: datetime, ttl: timedelta) -> bool:
@@ -253,8 +344,10 @@ class SweepReportRows(Protocol):
 
     def find_latest(self, sweep: SweepName) -> SweepReport | None: ...
 
-    def list_latest(self, limit: int) -> list[SweepReport]:
-        """Newest first."""
+    def list_latest(
+        self, limit: int, *, cursor: Cursor | None = None, sweep: SweepName | None = None
+    ) -> list[SweepReport]:
+        """Newest first, after the cursor (its ``created_at`` is a report's ``started_at``)."""
         ...
 
     def delete_before(self, sweep: SweepName, before: datetime) -> int:
@@ -302,6 +395,15 @@ class Transaction(Protocol):
 
     @property
     def tombstones(self) -> TombstoneRows: ...
+
+    @property
+    def deliveries(self) -> DeliveryRows: ...
+
+    @property
+    def idempotency(self) -> IdempotencyRows: ...
+
+    @property
+    def rates(self) -> RateRows: ...
 
     @property
     def leases(self) -> LeaseRows: ...

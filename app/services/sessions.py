@@ -101,6 +101,7 @@ class SessionService:
             then=then,
             batch_id=None,
             implicit=False,
+            keep_inputs_hours=None,
             created_at=now,
             active_at=now,
         )

@@ -148,6 +148,7 @@ class UploadService:
                 then=None,
                 batch_id=None,
                 implicit=True,
+                keep_inputs_hours=None,
                 created_at=now,
                 active_at=now,
             )

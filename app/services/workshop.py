@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from app.domain import layout
 from app.domain.errors import AppError, InputsDeleted, InvalidParams
 from app.domain.jobs import Job, JobInput
-from app.domain.outputs import Output, OutputStatus
+from app.domain.outputs import Output
 from app.domain.uploads import Upload
 from app.operations.base import ClipInput, Operation, Plan
 from app.operations.registry import Registry
@@ -96,7 +96,7 @@ def _source(tx: Transaction, item: JobInput) -> Upload | Output | None:
     if item.upload_id is not None:
         return tx.uploads.find(item.upload_id)
     output = tx.outputs.find(item.output_id or "")
-    return output if output is not None and output.status is OutputStatus.AVAILABLE else None
+    return output if output is not None and output.status.is_readable else None
 
 
 def _path(source: Upload | Output) -> str:

@@ -14,6 +14,7 @@ from app.settings.kinds import (
     Bytes,
     Choice,
     DatabaseUrl,
+    Days,
     Folder,
     Host,
     Hours,
@@ -120,6 +121,9 @@ class DataSettings(Group):
 
 class UploadSettings(Group):
     max_upload_bytes: PositiveBytes = setting(20 * 2**30, "Largest upload.")
+    multipart_max_bytes: PositiveBytes = setting(
+        512 * 2**20, "Largest multipart request; larger files go by tus."
+    )
     metadata_max_bytes: MetadataBytes = setting(
         8 * 2**10, "Largest Upload-Metadata header of an upload."
     )
@@ -174,6 +178,15 @@ class RetentionSettings(Group):
     ttl_failed_hours: Hours = setting(
         1.0, "Life of a failed or cancelled job, and of its inputs for a retry."
     )
+    ttl_max_hours: Hours = setting(
+        720.0, "Furthest that a client may move the life of a job, an output or a batch."
+    )
+    delivery_grace_seconds: Seconds = setting(
+        600.0, "How long a one-time output stays readable after it was delivered in full."
+    )
+    tombstone_days: Days = setting(
+        30.0, "How long a deleted thing answers 410 with the reason, before it is a 404."
+    )
 
 
 class IntervalSettings(Group):
@@ -194,6 +207,12 @@ class IntervalSettings(Group):
     )
     spent_inputs_interval_seconds: PositiveSeconds = setting(
         60.0, "Between runs of `spent_inputs`, which removes inputs that have served."
+    )
+    delivered_interval_seconds: PositiveSeconds = setting(
+        60.0, "Between runs of `delivered_outputs`, which removes delivered one-time outputs."
+    )
+    records_interval_seconds: PositiveSeconds = setting(
+        86400.0, "Between runs of `old_records`: tombstones, reports, idempotency keys."
     )
 
 

@@ -247,6 +247,12 @@ MetadataBytes = Annotated[
     Field(ge=256, le=32 * 2**10),
     Allowed("a size from 256 bytes to 32KiB"),
 ]
+Days = Annotated[
+    float,
+    BeforeValidator(parse_number),
+    Field(ge=0, le=MAX_HOURS / 24, allow_inf_nan=False),
+    Allowed("days from 0 to 3650, decimals too"),
+]
 Hours = Annotated[
     float,
     BeforeValidator(parse_number),

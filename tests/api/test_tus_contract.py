@@ -80,6 +80,7 @@ def make_session(server: TusServer, **changes: Any) -> Session:
         then=None,
         batch_id=None,
         implicit=False,
+        keep_inputs_hours=None,
         created_at=now,
         active_at=now,
     )

@@ -14,6 +14,7 @@ from app.domain.ids import new_id
 from app.domain.jobs import InputRole, Job, JobInput, JobPolicy, JobStatus, NewJob, queue
 from app.domain.layout import output_path, upload_path
 from app.domain.outputs import Output, OutputStatus
+from app.domain.retention import RetentionPolicy
 from app.domain.sessions import Session, SessionPolicy, SessionStatus
 from app.domain.sweeps import PendingCleanup
 from app.domain.tombstones import ThingKind, Tombstone
@@ -39,6 +40,9 @@ UPLOAD_POLICY = UploadPolicy(
     reserve_bytes=0,
 )
 SESSION_POLICY = SessionPolicy(max_age=DAY, batch_ttl=DAY)
+RETENTION_POLICY = RetentionPolicy(
+    max_ttl=timedelta(days=30), delivery_grace=timedelta(minutes=10), tombstones=timedelta(days=30)
+)
 JOB_POLICY = JobPolicy(
     queue_limit=100,
     timeout_seconds=600,
@@ -103,6 +107,7 @@ class World:
                 then=None,
                 batch_id=None,
                 implicit=False,
+                keep_inputs_hours=None,
                 created_at=now,
                 active_at=now,
             ),
@@ -150,7 +155,7 @@ class World:
         """Insert a batch of completed uploads of 100 bytes each, with its session."""
         now = self.clock.now()
         session = await self.session()
-        batch = replace(Batch(new_id(), OWNER, session.id, now, now + DAY), **changes)
+        batch = replace(Batch(new_id(), OWNER, session.id, now, now + DAY, None), **changes)
         await self.db.write(lambda tx: tx.batches.insert(batch))
         batched = replace(session, status=SessionStatus.BATCHED, batch_id=batch.id)
         await self.db.write(lambda tx: tx.sessions.update(batched, expected=SessionStatus.OPEN))
@@ -185,7 +190,9 @@ class World:
             media_type="video/mp4",
             size_bytes=len(data),
             sha256="0" * 64,
+            one_time=False,
             created_at=self.clock.now(),
+            delivered_at=None,
             expires_at=None,
         )
         await self.db.write(lambda tx: tx.outputs.insert(output))

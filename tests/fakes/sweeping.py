@@ -15,7 +15,14 @@ from app.services.sweeps import (
     SweepService,
     make_sweeps,
 )
-from tests.fakes.retention import HOUR, JOB_POLICY, SESSION_POLICY, UPLOAD_POLICY, World
+from tests.fakes.retention import (
+    HOUR,
+    JOB_POLICY,
+    RETENTION_POLICY,
+    SESSION_POLICY,
+    UPLOAD_POLICY,
+    World,
+)
 
 
 @dataclass
@@ -46,7 +53,7 @@ def all_sweeps(world: World, queue: RememberingQueue | None = None) -> tuple[Swe
             completion=world,
             rescue=JobRescue(world.db, queue, world.disposal, world.metrics, rules),
         ),
-        SweepPolicies(UPLOAD_POLICY, SESSION_POLICY, JOB_POLICY),
+        SweepPolicies(UPLOAD_POLICY, SESSION_POLICY, JOB_POLICY, RETENTION_POLICY),
     )
 
 

@@ -162,6 +162,7 @@ async def test_the_storage_report_shows_disk_and_rows_side_by_side(world: World)
     assert [(row.state, row.count, row.size_bytes) for row in outputs.rows] == [
         ("publishing", 0, 0),
         ("available", 1, 50),
+        ("delivered", 0, 0),
     ]
     assert (work.count, work.size_bytes) == (1, 0)
     assert found["database"].size_bytes > 0

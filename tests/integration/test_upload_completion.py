@@ -50,6 +50,7 @@ async def session_of(parts: Parts, clock: FakeClock, **changes: Any) -> Session:
             then=None,
             batch_id=None,
             implicit=False,
+            keep_inputs_hours=None,
             created_at=clock.now(),
             active_at=clock.now(),
         ),

@@ -15,11 +15,20 @@ POLICIES: tuple[Callable[[Settings], Any], ...] = (
     policies.session_policy,
     policies.job_policy,
     policies.hold_policy,
+    policies.retention_policy,
     policies.media_limits,
     policies.sweep_intervals,
 )
 # Those that are given to the server, the stores, the engine or FFmpeg directly.
-ELSEWHERE = {"FSYNC", "WORKERS", "FFMPEG_PATH", "SANDBOX", "DATA_DIR", "DATABASE_URL"}
+ELSEWHERE = {
+    "FSYNC",
+    "WORKERS",
+    "FFMPEG_PATH",
+    "SANDBOX",
+    "DATA_DIR",
+    "DATABASE_URL",
+    "MULTIPART_MAX_BYTES",
+}
 
 
 @pytest.mark.parametrize(
@@ -51,6 +60,8 @@ def test_every_sweep_has_an_interval_of_its_setting() -> None:
             "TIDEMILL_SPENT_INPUTS_INTERVAL_SECONDS": "4",
             "TIDEMILL_JOB_CHECK_INTERVAL_SECONDS": "5",
             "TIDEMILL_CLEANUP_INTERVAL_SECONDS": "6",
+            "TIDEMILL_DELIVERED_INTERVAL_SECONDS": "7",
+            "TIDEMILL_RECORDS_INTERVAL_SECONDS": "8",
         }
     )
     assert policies.sweep_intervals(settings) == {
@@ -62,6 +73,8 @@ def test_every_sweep_has_an_interval_of_its_setting() -> None:
         SweepName.UNDISPATCHED_JOBS: 5,
         SweepName.EXPIRED_JOBS: 6,
         SweepName.EXPIRED_BATCHES: 6,
+        SweepName.DELIVERED_OUTPUTS: 7,
+        SweepName.OLD_RECORDS: 8,
     }
 
 

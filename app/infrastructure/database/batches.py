@@ -7,7 +7,7 @@ from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, selec
 
 from app.domain.batches import Batch
 from app.domain.jobs import ACTIVE
-from app.infrastructure.database.statements import changed, newest_first, page_values
+from app.infrastructure.database.statements import change_one, changed, newest_first, page_values
 from app.infrastructure.database.tables import batches, job_inputs, jobs, uploads
 from app.services.ports import BatchRows, Cursor
 
@@ -21,6 +21,7 @@ _FIRST_PAGE, _NEXT_PAGE = newest_first(
 )
 _UNTIL = bindparam("until_", type_=_ROW.expires_at.type)
 _TOUCH = update(batches).where(_BY_ID, _ROW.expires_at < _UNTIL).values(expires_at=_UNTIL)
+_UPDATE = update(batches).where(_BY_ID)
 _DELETE = delete(batches).where(_BY_ID)
 _IS_ACTIVE = jobs.c.status.in_(sorted(ACTIVE))
 _HAS_ACTIVE_JOB = exists().where(jobs.c.batch_id == _ROW.id, _IS_ACTIVE)
@@ -60,6 +61,14 @@ class SqlBatches(BatchRows):
 
     def touch(self, batch_id: str, expires_at: datetime) -> None:
         self._connection.execute(_TOUCH, {"id_": batch_id, "until_": expires_at})
+
+    def update(self, batch: Batch) -> None:
+        values = {
+            "id_": batch.id,
+            "expires_at": batch.expires_at,
+            "keep_inputs_hours": batch.keep_inputs_hours,
+        }
+        change_one(self._connection, _UPDATE, values, "batch")
 
     def delete(self, batch_id: str) -> bool:
         return changed(self._connection, _DELETE, {"id_": batch_id}) > 0

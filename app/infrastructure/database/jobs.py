@@ -111,6 +111,7 @@ _EXPIRED = (
     .order_by(_ROW.created_at, _ROW.id)
     .limit(bindparam("limit_"))
 )
+_VERSIONS = select(_ROW.id, _ROW.version).where(_ROW.id.in_(bindparam("ids_", expanding=True)))
 _TOTALS = select(_ROW.status, func.count()).group_by(_ROW.status)
 
 
@@ -215,6 +216,20 @@ class SqlJobs(JobRows):
         values = {"now_": now, "queued_before_": queued_before, "limit_": limit}
         return self._list(_EXPIRED, values)
 
+    def list_versions(self, job_ids: Sequence[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for some in _parts(job_ids):
+            rows = self._connection.execute(_VERSIONS, {"ids_": some})
+            found |= {row.id: row.version for row in rows}
+        return found
+
+    def list_reading(self, upload_ids: Sequence[str]) -> list[Job]:
+        found: dict[str, Job] = {}
+        for some in _parts(upload_ids):
+            reads = exists().where(_INPUT.job_id == _ROW.id, _INPUT.upload_id.in_(some))
+            found |= {job.id: job for job in self._list(select(jobs).where(reads), {})}
+        return sorted(found.values(), key=lambda job: (job.created_at, job.id))
+
     def totals(self) -> dict[JobStatus, int]:
         return {status: count for status, count in self._connection.execute(_TOTALS)}  # noqa: C416
 
@@ -259,6 +274,7 @@ def _values(job: Job) -> dict[str, Any]:
         "max_attempts": job.max_attempts,
         "timeout_seconds": job.timeout_seconds,
         "from_then": job.from_then,
+        "one_time": job.one_time,
         "worker": job.worker,
         "cancel_requested": job.cancel_requested,
         "progress": job.progress,

@@ -4,11 +4,12 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, func, insert, select, update
 
+from app.domain.jobs import ACTIVE
 from app.domain.outputs import Output, OutputStatus
-from app.infrastructure.database.statements import Values, changed
-from app.infrastructure.database.tables import outputs
+from app.infrastructure.database.statements import Values, change_one, changed
+from app.infrastructure.database.tables import job_inputs, jobs, outputs
 from app.services.ports import OutputRows
 
 _ROW = outputs.c
@@ -27,6 +28,28 @@ _PUBLISH = (
         _ROW.status == OutputStatus.PUBLISHING,
     )
     .values(status=OutputStatus.AVAILABLE)
+)
+_UPDATE = update(outputs).where(_BY_ID, _ROW.status == bindparam("expected_"))
+_IS_READ = exists().where(
+    job_inputs.c.output_id == _ROW.id,
+    job_inputs.c.job_id == jobs.c.id,
+    jobs.c.status.in_(sorted(ACTIVE)),
+)
+_DELIVERED = (
+    select(outputs)
+    .where(
+        _ROW.status == OutputStatus.DELIVERED,
+        _ROW.delivered_at <= bindparam("before_"),
+        ~_IS_READ,
+    )
+    .order_by(_ROW.delivered_at, _ROW.id)
+    .limit(bindparam("limit_"))
+)
+_EXPIRED = (
+    select(outputs)
+    .where(_ROW.status != OutputStatus.PUBLISHING, _ROW.expires_at < bindparam("now_"), ~_IS_READ)
+    .order_by(_ROW.expires_at, _ROW.id)
+    .limit(bindparam("limit_"))
 )
 _DELETE = delete(outputs).where(_BY_ID)
 _PUBLISHING = (
@@ -59,6 +82,22 @@ class SqlOutputs(OutputRows):
     def publish(self, job_id: str, attempt: int, expires_at: datetime) -> None:
         values = {"job_id_": job_id, "attempt_": attempt, "expires_at": expires_at}
         self._connection.execute(_PUBLISH, values)
+
+    def update(self, output: Output, *, expected: OutputStatus) -> None:
+        values = {
+            "id_": output.id,
+            "expected_": expected,
+            "status": output.status,
+            "delivered_at": output.delivered_at,
+            "expires_at": output.expires_at,
+        }
+        change_one(self._connection, _UPDATE, values, "output")
+
+    def list_delivered(self, before: datetime, limit: int) -> list[Output]:
+        return self._list(_DELIVERED, {"before_": before, "limit_": limit})
+
+    def list_expired(self, now: datetime, limit: int) -> list[Output]:
+        return self._list(_EXPIRED, {"now_": now, "limit_": limit})
 
     def delete(self, output_id: str) -> bool:
         return changed(self._connection, _DELETE, {"id_": output_id}) > 0

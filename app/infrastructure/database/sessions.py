@@ -74,6 +74,7 @@ def _values(session: Session) -> dict[str, Any]:
         "then": None if session.then is None else asdict(session.then),
         "batch_id": session.batch_id,
         "implicit": session.implicit,
+        "keep_inputs_hours": session.keep_inputs_hours,
         "created_at": session.created_at,
         "active_at": session.active_at,
     }

@@ -51,6 +51,7 @@ sessions = Table(
     Column("then", _JSON),
     Column("batch_id", _ID),
     Column("implicit", Boolean, nullable=False),
+    Column("keep_inputs_hours", Double),
     Column("created_at", UtcDateTime, nullable=False),
     Column("active_at", UtcDateTime, nullable=False),
     Index(None, "status", "active_at"),
@@ -65,6 +66,7 @@ batches = Table(
     Column("session_id", _ID, ForeignKey("sessions.id"), nullable=False, unique=True),
     Column("created_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
+    Column("keep_inputs_hours", Double),
     Index(None, "owner", "created_at", "id"),
     Index(None, "expires_at"),
 )
@@ -112,6 +114,7 @@ jobs = Table(
     Column("max_attempts", Integer, nullable=False),
     Column("timeout_seconds", Double, nullable=False),
     Column("from_then", Boolean, nullable=False),
+    Column("one_time", Boolean, nullable=False),
     Column("worker", Text),
     Column("cancel_requested", Boolean, nullable=False),
     Column("progress", Double, nullable=False),
@@ -158,10 +161,14 @@ outputs = Table(
     Column("media_type", Text, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
+    Column("one_time", Boolean, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("delivered_at", UtcDateTime),
     Column("expires_at", UtcDateTime),
     Index(None, "job_id", "created_at", "id"),
     Index(None, "status", "created_at", "id"),
+    Index(None, "status", "delivered_at"),
+    Index(None, "expires_at"),
 )
 
 tombstones = Table(
@@ -179,6 +186,39 @@ tombstones = Table(
     Column("completed_at", UtcDateTime),
     Column("deleted_at", UtcDateTime, nullable=False),
     Index(None, "kind", "parent_id", "created_at", "id"),
+    Index(None, "deleted_at"),
+)
+
+delivered_spans = Table(
+    "delivered_spans",
+    metadata,
+    Column("output_id", _ID, ForeignKey("outputs.id", ondelete="CASCADE"), primary_key=True),
+    Column("principal", Text, primary_key=True),
+    Column("span_start", BigInteger, primary_key=True, autoincrement=False),
+    Column("span_end", BigInteger, nullable=False),
+    CheckConstraint("span_end > span_start", name="not_empty"),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("scope", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("kind", EnumText(ThingKind), nullable=False),
+    Column("thing_id", _ID, nullable=False),
+    Column("was_new", Boolean, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index(None, "created_at"),
+)
+
+job_rates = Table(
+    "job_rates",
+    metadata,
+    Column("operation", Text, primary_key=True),
+    Column("measured_at", UtcDateTime, primary_key=True),
+    Column("seconds_per_unit", Double, nullable=False),
 )
 
 leases = Table(

@@ -1,11 +1,12 @@
 """Rows of tombstones: what is known of things that were deleted."""
 
 from dataclasses import asdict
+from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, delete, func, select, tuple_
 
 from app.domain.tombstones import ThingKind, Tombstone
-from app.infrastructure.database.statements import insert_missing
+from app.infrastructure.database.statements import changed, insert_missing
 from app.infrastructure.database.tables import tombstones
 from app.services.ports import TombstoneRows
 
@@ -16,6 +17,12 @@ _BY_PARENT = (
     .where(_ROW.kind == bindparam("kind_"), _ROW.parent_id == bindparam("parent_id_"))
     .order_by(_ROW.created_at, _ROW.id)
 )
+_IS_OLD = _ROW.deleted_at < bindparam("before_")
+_OLD = (
+    select(_ROW.kind, _ROW.id).where(_IS_OLD).order_by(_ROW.deleted_at).limit(bindparam("limit_"))
+)
+_DELETE_OLD = delete(tombstones).where(tuple_(_ROW.kind, _ROW.id).in_(_OLD))
+_COUNT_OLD = select(func.count()).select_from(tombstones).where(_IS_OLD)
 
 
 class SqlTombstones(TombstoneRows):
@@ -35,3 +42,9 @@ class SqlTombstones(TombstoneRows):
     def list_by_parent(self, kind: ThingKind, parent_id: str) -> list[Tombstone]:
         found = self._connection.execute(_BY_PARENT, {"kind_": kind, "parent_id_": parent_id})
         return [Tombstone(**row) for row in found.mappings()]
+
+    def delete_before(self, before: datetime, limit: int) -> int:
+        return changed(self._connection, _DELETE_OLD, {"before_": before, "limit_": limit})
+
+    def count_before(self, before: datetime) -> int:
+        return int(self._connection.execute(_COUNT_OLD, {"before_": before}).scalar_one())

@@ -4,9 +4,12 @@ from sqlalchemy import Connection
 
 from app.infrastructure.database.batches import SqlBatches
 from app.infrastructure.database.cleanup import SqlCleanup
+from app.infrastructure.database.deliveries import SqlDeliveries
+from app.infrastructure.database.idempotency import SqlIdempotency
 from app.infrastructure.database.jobs import SqlJobs
 from app.infrastructure.database.leases import SqlLeases
 from app.infrastructure.database.outputs import SqlOutputs
+from app.infrastructure.database.rates import SqlRates
 from app.infrastructure.database.sessions import SqlSessions
 from app.infrastructure.database.sweep_reports import SqlSweepReports
 from app.infrastructure.database.tombstones import SqlTombstones
@@ -19,9 +22,12 @@ class SqlTransaction:
     __slots__ = (
         "batches",
         "cleanup",
+        "deliveries",
+        "idempotency",
         "jobs",
         "leases",
         "outputs",
+        "rates",
         "sessions",
         "sweep_reports",
         "tombstones",
@@ -38,3 +44,6 @@ class SqlTransaction:
         self.leases = SqlLeases(connection)
         self.sweep_reports = SqlSweepReports(connection)
         self.cleanup = SqlCleanup(connection)
+        self.deliveries = SqlDeliveries(connection)
+        self.idempotency = SqlIdempotency(connection)
+        self.rates = SqlRates(connection)

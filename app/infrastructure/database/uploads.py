@@ -84,6 +84,16 @@ _SPENT = (
     .order_by(_ROW.spent_at, _ROW.id)
     .limit(bindparam("limit_"))
 )
+_WITHOUT_DIGEST = (
+    select(uploads)
+    .where(_ROW.status == UploadStatus.COMPLETED, _ROW.sha256.is_(None))
+    .order_by(_ROW.completed_at, _ROW.id)
+    .limit(bindparam("limit_"))
+)
+_SET_SHA256 = update(uploads).where(
+    _ROW.id == bindparam("id_"), _ROW.status == UploadStatus.COMPLETED
+)
+_PLAN_SPENT = update(uploads).where(_ROW.id == bindparam("id_"))
 _TOTALS = select(
     _ROW.status, func.count(), func.coalesce(func.sum(_ROW.recorded_offset), 0)
 ).group_by(_ROW.status)
@@ -157,6 +167,15 @@ class SqlUploads(UploadRows):
 
     def list_spent(self, now: datetime, limit: int) -> list[Upload]:
         return self._list(_SPENT, {"now_": now, "limit_": limit})
+
+    def list_without_digest(self, limit: int) -> list[Upload]:
+        return self._list(_WITHOUT_DIGEST, {"limit_": limit})
+
+    def set_sha256(self, upload_id: str, sha256: str) -> bool:
+        return changed(self._connection, _SET_SHA256, {"id_": upload_id, "sha256": sha256}) > 0
+
+    def plan_spent(self, upload_id: str, spent_at: datetime | None) -> None:
+        self._connection.execute(_PLAN_SPENT, {"id_": upload_id, "spent_at": spent_at})
 
     def totals(self) -> dict[UploadStatus, tuple[int, int]]:
         found = self._connection.execute(_TOTALS).all()

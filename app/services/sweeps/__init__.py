@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from app.domain.jobs import JobPolicy
+from app.domain.retention import RetentionPolicy
 from app.domain.sessions import SessionPolicy
 from app.domain.sweeps import SweepName
 from app.domain.uploads import UploadPolicy
@@ -12,6 +13,8 @@ from app.services.ports import Database, Files, Metrics, UploadBytes, UploadLock
 from app.services.sweeps.base import Sweep, SweepRun
 from app.services.sweeps.inputs import SpentInputs
 from app.services.sweeps.jobs import ExpiredJobs, JobTimeouts, Rescues, UndispatchedJobs
+from app.services.sweeps.outputs import DeliveredOutputs
+from app.services.sweeps.records import OldRecords
 from app.services.sweeps.service import SweepLimits, SweepService
 from app.services.sweeps.sessions import ExpiredBatches, StaleSessions
 from app.services.sweeps.uploads import Completes, ExpiredUploads, UnclaimedUploads, UploadWatch
@@ -59,6 +62,7 @@ class SweepPolicies:
     uploads: UploadPolicy
     sessions: SessionPolicy
     jobs: JobPolicy
+    retention: RetentionPolicy
 
 
 def make_sweeps(parts: SweepParts, policies: SweepPolicies) -> tuple[Sweep, ...]:
@@ -74,4 +78,6 @@ def make_sweeps(parts: SweepParts, policies: SweepPolicies) -> tuple[Sweep, ...]
         UndispatchedJobs(db, parts.rescue, DISPATCH_AGAIN_AFTER),
         ExpiredJobs(db, disposal, policies.jobs),
         ExpiredBatches(db, files, disposal),
+        DeliveredOutputs(db, files, disposal, policies.retention.delivery_grace),
+        OldRecords(db, policies.retention.tombstones),
     )
