@@ -11,10 +11,10 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
+from app.api.idempotency import honours_key, refuse_key
 from app.domain.errors import (
     InvalidRequest,
     MalformedRequest,
-    NotSupported,
     RequestTooLarge,
     UnsupportedMediaType,
 )
@@ -27,7 +27,7 @@ class JsonRoute(APIRoute):
     """Checks what FastAPI leaves open before a handler, and before FastAPI, sees the request.
 
     Never ignored: an unknown query parameter (``?dryrun=true`` must not delete), an
-    ``Idempotency-Key`` while nothing honours it, a body that is not JSON.
+    ``Idempotency-Key`` where nothing honours it, a body that is not JSON.
     """
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
@@ -38,12 +38,13 @@ class JsonRoute(APIRoute):
             if isinstance(field.field_info, params.Query)
         }
         takes_body = self.body_field is not None
+        takes_key = honours_key(self.dependant)
 
         async def checked(request: Request) -> Response:
             _refuse_unknown_query(request, names)
-            if request.method == "POST" and "idempotency-key" in request.headers:
-                raise NotSupported("Idempotency-Key is not supported yet; send it without.")
-            if takes_body:
+            if not takes_key:
+                refuse_key(request)
+            if takes_body or takes_key:
                 body = await _read_json(request)
                 request = Request(request.scope, _replay(body, request))
             return await handle(request)

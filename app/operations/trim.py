@@ -159,6 +159,7 @@ class Trim:
                 ),
             },
             warnings=tuple(_changes(clip.media, cut)),
+            effort=_effort(clip.media, cut),
         )
 
 
@@ -184,6 +185,15 @@ def find_cut(params: TrimParams, media: MediaInfo) -> Cut:
         start=first * tick,
         end=whole if to_the_end else stop * tick,
     )
+
+
+def _effort(media: MediaInfo, cut: Cut) -> float:
+    """Return the megapixels to encode; 0 where the rate is only told and there may be fewer frames."""
+    video = media.video
+    if video.frame_rate is None or not ffmpeg.is_even(media):
+        return 0.0
+    frames = float(cut.length * Fraction(video.frame_rate))
+    return frames * video.width * video.height / 1e6
 
 
 def _times(params: TrimParams) -> tuple[Fraction, Fraction | None]:

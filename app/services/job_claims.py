@@ -6,7 +6,7 @@ import structlog
 
 from app.domain.jobs import Fence, Job
 from app.services.job_run import Run, Stop
-from app.services.ports import Clock, Database, Metrics, Transaction
+from app.services.ports import Clock, Database, Transaction
 
 logger = structlog.get_logger(__name__)
 
@@ -14,11 +14,10 @@ logger = structlog.get_logger(__name__)
 class Claims:
     """The runs of one worker. ``worker`` is unique per start of a process."""
 
-    def __init__(self, worker: str, db: Database, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, worker: str, db: Database, clock: Clock) -> None:
         self.worker = worker
         self._db = db
         self._clock = clock
-        self._metrics = metrics
         self._runs: dict[Fence, Run] = {}
 
     def fence(self, job_id: str, attempt: int) -> Fence:
@@ -46,14 +45,12 @@ class Claims:
             return None
         run = Run(job, fence, renewed_at=asked_at)
         self._runs[fence] = run
-        self._metrics.set("jobs_active", len(self._runs))
         logger.info("job.claimed", operation=job.operation, worker=self.worker)
         return run
 
     def release(self, fence: Fence) -> None:
         """Forget a run that has ended."""
-        if self._runs.pop(fence, None) is not None:
-            self._metrics.set("jobs_active", len(self._runs))
+        self._runs.pop(fence, None)
 
     def cancel(self, job_id: str) -> None:
         """Stop the runs of that job here; nothing happens if there is none."""

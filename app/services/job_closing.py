@@ -20,6 +20,7 @@ from app.services.job_endings import (
     release_scratch,
     settle_inputs,
 )
+from app.services.job_rates import measure
 from app.services.ports import Clock, Database, Files, Metrics, Transaction
 
 logger = structlog.get_logger(__name__)
@@ -88,7 +89,7 @@ class Closing:
             told = replace(job, warnings=plan.warnings)
             return finish(told, JobStatus.COMPLETED, now, policy, result=plan.result)
 
-        return await self._close(fence, become)
+        return await self._close(fence, become, effort=plan.effort)
 
     async def fail(self, fence: Fence, error: AppError) -> Closed:
         """End a failed attempt: queued again when a retry may cure it, else the job has failed."""
@@ -122,6 +123,7 @@ class Closing:
         The rows of job and outputs are another worker's by now, or will be, and are not touched.
         """
         logger.warning("job.lease_lost", worker=fence.worker)
+        self._metrics.count("job_leases_lost_total")
         scratch = layout.scratch_path(fence.job_id, fence.attempt)
 
         def stray(tx: Transaction) -> list[str]:
@@ -141,7 +143,12 @@ class Closing:
         await self._disposal.settle(paths)
 
     async def _close(
-        self, fence: Fence, become: Callable[[Job], Job], error: AppError | None = None
+        self,
+        fence: Fence,
+        become: Callable[[Job], Job],
+        error: AppError | None = None,
+        *,
+        effort: float = 0.0,
     ) -> Closed:
         def work(tx: Transaction) -> _Close | None:
             row = tx.jobs.find(fence.job_id)
@@ -153,6 +160,7 @@ class Closing:
             settle_inputs(tx, after, now, self._rules)
             if after.status is JobStatus.COMPLETED and after.expires_at is not None:
                 tx.outputs.publish(row.id, row.attempt, after.expires_at)
+                measure(tx, row, effort, now)
                 return _Close(row, after, release_scratch(tx, row, row.attempt, now))
             return _Close(row, after, release_attempt(tx, row, row.attempt, now))
 
@@ -166,6 +174,8 @@ class Closing:
     def _tell(self, close: _Close, error: AppError | None) -> None:
         before, after = close.before, close.after
         if after.status is JobStatus.QUEUED:
+            why = "handed_back" if error is None else "failed"
+            self._metrics.count("job_requeued_total", why=why)
             logger.info(
                 "job.requeued",
                 next_attempt=after.attempt,
@@ -176,7 +186,9 @@ class Closing:
         seconds = 0.0
         if after.completed_at is not None and before.started_at is not None:
             seconds = max((after.completed_at - before.started_at).total_seconds(), 0.0)
-        self._metrics.observe("job_duration_seconds", seconds)
+        self._metrics.observe(
+            "job_duration_seconds", seconds, operation=after.operation, outcome=after.status.value
+        )
         facts = {"operation": after.operation, "seconds": round(seconds, 3)}
         if after.status is JobStatus.COMPLETED:
             logger.info("job.completed", **facts)

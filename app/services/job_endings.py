@@ -47,7 +47,7 @@ def after_failure(job: Job, error: AppError, now: datetime, rules: JobRules) -> 
     if job.cancel_requested:
         return finish(job, JobStatus.CANCELLED, now, rules.jobs)
     if isinstance(error, CURABLE) and job.attempt < job.max_attempts:
-        return requeue(job, uses_attempt=True)
+        return queue_again(requeue(job, uses_attempt=True), now, rules.jobs)
     told = JobError(code=error.code, message=error.detail, detail=dict(error.extra) or None)
     return finish(job, JobStatus.FAILED, now, rules.jobs, error=told)
 
@@ -56,7 +56,15 @@ def after_hand_back(job: Job, now: datetime, rules: JobRules) -> Job:
     """Return a processing job that its worker gives back unharmed: queued, or cancelled if asked."""
     if job.cancel_requested:
         return finish(job, JobStatus.CANCELLED, now, rules.jobs)
-    return requeue(job, uses_attempt=False)
+    return queue_again(requeue(job, uses_attempt=False), now, rules.jobs)
+
+
+def queue_again(job: Job, now: datetime, policy: JobPolicy) -> Job:
+    """Return a job that waits once more, with its whole time in the queue anew.
+
+    Its row says until when, for ``expired_jobs`` alone: clients see an expiry of ended jobs only.
+    """
+    return replace(job, expires_at=now + policy.queued_ttl)
 
 
 def settle_inputs(tx: Transaction, ended: Job, now: datetime, rules: JobRules) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from app.domain.errors import (
     AppError,
@@ -10,7 +11,7 @@ from app.domain.errors import (
     OutputNotFound,
     UploadNotFound,
 )
-from app.domain.jobs import JobInput
+from app.domain.jobs import Job, JobInput
 from app.domain.outputs import Output
 from app.domain.tombstones import ThingKind, Tombstone
 from app.domain.uploads import Upload, UploadStatus
@@ -53,23 +54,42 @@ def find_inputs(tx: Transaction, owner: str, request: JobRequest, operation: Ope
     return Inputs(items, tuple(sources), _batch_of(request, sources))
 
 
+def check_inputs_kept(tx: Transaction, job: Job) -> None:
+    """Raise InputsDeleted, listing them, when inputs of a job that was made before are gone."""
+    lost: list[dict[str, Any]] = []
+    for item in job.inputs:
+        if item.upload_id is not None:
+            kind, thing_id = ThingKind.UPLOAD, item.upload_id
+            is_kept = tx.uploads.find(thing_id) is not None
+        else:
+            kind, thing_id = ThingKind.OUTPUT, item.output_id or ""
+            is_kept = tx.outputs.find(thing_id) is not None
+        if not is_kept:
+            tombstone = tx.tombstones.find(kind, thing_id)
+            # Tombstones go after their days; that the input was there once is certain.
+            lost.append(_shown(tombstone) if tombstone else {"id": thing_id, "kind": kind.value})
+    if lost:
+        raise _inputs_deleted(lost, of=len(job.inputs))
+
+
 def inputs_deleted(deleted: Sequence[Tombstone], *, of: int) -> AppError:
     """Return the refusal of a job whose inputs have been removed, listing them."""
-    return InputsDeleted(
-        f"Inputs that have been deleted: {len(deleted)} of {of}.",
-        extra={
-            "inputs": [
-                {
-                    "id": each.id,
-                    "kind": each.kind.value,
-                    "reason": each.reason.value,
-                    "deleted_at": each.deleted_at.isoformat().replace("+00:00", "Z"),
-                    "sweep": each.sweep,
-                }
-                for each in deleted
-            ]
-        },
-    )
+    return _inputs_deleted([_shown(each) for each in deleted], of=of)
+
+
+def _inputs_deleted(listed: list[dict[str, Any]], *, of: int) -> AppError:
+    msg = f"Inputs that have been deleted: {len(listed)} of {of}."
+    return InputsDeleted(msg, extra={"inputs": listed})
+
+
+def _shown(deleted: Tombstone) -> dict[str, Any]:
+    return {
+        "id": deleted.id,
+        "kind": deleted.kind.value,
+        "reason": deleted.reason.value,
+        "deleted_at": deleted.deleted_at.isoformat().replace("+00:00", "Z"),
+        "sweep": deleted.sweep,
+    }
 
 
 def _named(

@@ -22,7 +22,7 @@ class JobRequest:
     """What ``POST /api/v1/jobs`` asks for.
 
     Either ``inputs``, or ``batch_id`` short for all its files, or for those of ``file_ids``.
-    ``timeout_seconds`` None: the default.
+    ``timeout_seconds`` None: the default. ``one_time``: each output goes once it was delivered.
     """
 
     operation: str
@@ -32,6 +32,7 @@ class JobRequest:
     file_ids: tuple[str, ...] | None = None
     priority: int = 0
     timeout_seconds: float | None = None
+    one_time: bool = False
 
 
 def check_shape(request: JobRequest, policy: JobPolicy) -> None:

@@ -125,12 +125,25 @@ class JobRescue:
             why=ailment.value,
             outcome=outcome.value,
         )
-        if outcome is Rescued.TIMED_OUT:
-            self._metrics.count("job_timeouts_total")
+        self._measure(helped, outcome, now)
         await self._disposal.settle(paths)
         if outcome is Rescued.REQUEUED:
             await self._queue.enqueue(helped.id, helped.attempt)
         return outcome
+
+    def _measure(self, helped: Job, outcome: Rescued, now: datetime) -> None:
+        if outcome is Rescued.REQUEUED:
+            self._metrics.count("job_requeued_total", why="worker_lost")
+            return
+        if outcome is Rescued.TIMED_OUT:
+            self._metrics.count("job_timeouts_total")
+        started_at = helped.started_at or now
+        self._metrics.observe(
+            "job_duration_seconds",
+            max((now - started_at).total_seconds(), 0.0),
+            operation=helped.operation,
+            outcome=helped.status.value,
+        )
 
 
 def _error(job: Job, ailment: Ailment) -> AppError:

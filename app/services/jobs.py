@@ -3,58 +3,34 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
-from app.domain.errors import (
-    AppError,
-    ConflictingUpdate,
-    JobFinished,
-    JobGone,
-    JobNotFound,
-    JobRunning,
-    QueueFull,
-)
-from app.domain.ids import new_id
-from app.domain.jobs import Job, JobStatus, NewJob, queue
-from app.domain.outputs import Output
-from app.domain.tombstones import Reason, ThingKind
-from app.operations.base import InputRule, Operation
+from app.domain.errors import ConflictingUpdate, JobFinished, JobRunning
+from app.domain.idempotency import IdempotentRequest
+from app.domain.jobs import JobStatus
+from app.domain.retention import RetentionPolicy
+from app.domain.tombstones import Reason
+from app.operations.base import InputRule
 from app.operations.registry import Registry
-from app.services.absence import absent
 from app.services.burial import bury_job
 from app.services.disposal import Disposal
+from app.services.job_creation import JobCreation, JobMade
 from app.services.job_endings import JobRules, cancel_queued
-from app.services.job_inputs import Inputs, find_inputs
-from app.services.job_requests import (
-    JobRequest,
-    check_count,
-    check_params,
-    check_shape,
-    check_timeout,
-)
+from app.services.job_requests import JobRequest, check_count, check_params, check_timeout
+from app.services.job_retry import JobRetry
+from app.services.job_views import JobView, find_job, view_job
 from app.services.ports import Clock, Cursor, Database, JobFilter, JobQueue, Transaction
-from app.services.workshop import Workshop
+from app.services.retention import check_expiry
 
 log = structlog.get_logger(__name__)
 
-QUEUE_FULL_RETRY_SECONDS = 10
+__all__ = ["JobMade", "JobService", "JobView", "OperationView", "find_job"]
+
 LOOK_AGAIN_SECONDS = 0.05
-CANCEL_WAIT_SECONDS = 2.0
-"""How long an answer to a cancellation waits, so that it usually tells of the end."""
-DELETE_WAIT_SECONDS = 10.0
-"""How long a deletion waits for the job it cancelled: a child gets a second before it is killed."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobView:
-    """A job with its outputs that are available."""
-
-    job: Job
-    outputs: tuple[Output, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,39 +45,34 @@ class OperationView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobService:
-    """Use cases of jobs. ``batch_ttl``: how long a batch stays from its latest use."""
+    """Use cases of jobs; those with much to say have modules of their own.
+
+    ``cancel_wait_seconds``: how long an answer to a cancellation waits, so that it usually tells of
+    the end. ``delete_wait_seconds``: how long a deletion waits for the job it cancelled; a child gets
+    a second before it is killed.
+    """
 
     db: Database
     clock: Clock
     queue: JobQueue
     registry: Registry
-    workshop: Workshop
     disposal: Disposal
     rules: JobRules
-    batch_ttl: timedelta
+    retention: RetentionPolicy
+    creation: JobCreation
+    again: JobRetry
+    cancel_wait_seconds: float = 2.0
+    delete_wait_seconds: float = 10.0
 
-    async def create(self, owner: str, request: JobRequest) -> JobView:
-        """Make a job and hand it to the engine.
+    async def create(
+        self, owner: str, request: JobRequest, idempotent: IdempotentRequest | None = None
+    ) -> JobMade:
+        """Make a job; see ``JobCreation.create``."""
+        return await self.creation.create(owner, request, idempotent)
 
-        What cannot work is refused now: clips are probed on first need and the operation plans with
-        them. Raises UnknownOperation, InvalidParams, InvalidRequest, InvalidInputs, InputsDeleted,
-        UploadNotFound, OutputNotFound, BatchNotFound, BatchGone, QueueFull, and what probing and
-        planning raise; nothing is written then, but for what a probe learned.
-        """
-        operation = self.registry.get(request.operation)
-        params = check_params(operation, request.params)
-        check_shape(request, self.rules.jobs)
-        inputs = await self.db.read(lambda tx: self._admit(tx, owner, request, operation))
-        try:
-            await self.workshop.try_plan(operation, params, inputs.sources)
-        except AppError:
-            # What was deleted while it was looked at seems damaged: say rather that it is gone.
-            await self.db.read(lambda tx: find_inputs(tx, owner, request, operation))
-            raise
-        job = await self.db.write(lambda tx: self._insert(tx, owner, request, operation))
-        log.info("job.created", job_id=job.id, operation=job.operation, batch_id=job.batch_id)
-        await self.queue.enqueue(job.id, job.attempt)
-        return JobView(job, ())
+    async def retry(self, owner: str, job_id: str) -> JobView:
+        """Try a failed or cancelled job again; see ``JobRetry.retry``."""
+        return await self.again.retry(owner, job_id)
 
     def check_new(
         self,
@@ -134,7 +105,7 @@ class JobService:
 
     async def get(self, owner: str, job_id: str) -> JobView:
         """Return a job. Raises JobNotFound, JobGone."""
-        return await self.db.read(lambda tx: _view(tx, find_job(tx, owner, job_id)))
+        return await self.db.read(lambda tx: view_job(tx, find_job(tx, owner, job_id)))
 
     async def list(
         self, owner: str, where: JobFilter, cursor: Cursor | None, limit: int
@@ -142,7 +113,7 @@ class JobService:
         """Return a page of jobs, newest first, and where the next begins (None: no more)."""
         views = await self.db.read(
             lambda tx: [
-                _view(tx, job) for job in tx.jobs.list_page(owner, where, cursor, limit + 1)
+                view_job(tx, job) for job in tx.jobs.list_page(owner, where, cursor, limit + 1)
             ]
         )
         page = views[:limit]
@@ -160,7 +131,33 @@ class JobService:
         """
         view = await self._request_cancel(owner, job_id)
         if view.job.status.is_active:
-            view = await self._await_end(owner, job_id, CANCEL_WAIT_SECONDS)
+            view = await self._await_end(owner, job_id, self.cancel_wait_seconds)
+        return view
+
+    async def move_expiry(self, owner: str, job_id: str, expires_at: datetime) -> JobView:
+        """Keep an ended job and all its outputs until ``expires_at``, longer or shorter than before.
+
+        A job never goes before an output of it. Raises JobNotFound, JobGone, JobRunning while it is
+        active, InvalidRequest for a time in the past or beyond the longest allowed.
+        """
+
+        def work(tx: Transaction) -> JobView:
+            job = find_job(tx, owner, job_id)
+            if job.status.is_active:
+                msg = "The job has not ended; its time begins when it does."
+                raise JobRunning(msg, extra={"status": job.status.value})
+            check_expiry(expires_at, self.clock.now(), self.retention)
+            until = expires_at.astimezone(UTC)
+            moved = replace(job, expires_at=until)
+            tx.jobs.update(moved, expected=job.status, attempt=job.attempt)
+            for output in tx.outputs.list_by_job(job_id):
+                if output.status.is_readable:
+                    later = replace(output, expires_at=until)
+                    tx.outputs.update(later, expected=output.status)
+            return view_job(tx, moved)
+
+        view = await self.db.write(work)
+        log.info("job.expiry_moved", job_id=job_id, expires_at=expires_at.isoformat())
         return view
 
     async def delete(self, owner: str, job_id: str, *, cancel: bool) -> None:
@@ -174,47 +171,11 @@ class JobService:
                 await self._request_cancel(owner, job_id)
             except JobFinished:
                 log.debug("job.ended_meanwhile", job_id=job_id)
-            await self._await_end(owner, job_id, DELETE_WAIT_SECONDS)
+            await self._await_end(owner, job_id, self.delete_wait_seconds)
         paths = await self.db.write(lambda tx: self._bury(tx, owner, job_id))
         # A crash before this leaves cleanup rows, which the sweep spent_inputs settles.
         freed = await self.disposal.settle(paths)
         log.info("job.deleted", job_id=job_id, bytes_freed=freed)
-
-    def _admit(
-        self, tx: Transaction, owner: str, request: JobRequest, operation: Operation
-    ) -> Inputs:
-        inputs = find_inputs(tx, owner, request, operation)
-        limit = self.rules.jobs.queue_limit
-        waiting = tx.jobs.count_queued()
-        if waiting >= limit:
-            msg = f"The queue is full: jobs waiting {waiting}, allowed {limit}."
-            raise QueueFull(
-                msg,
-                extra={"queued": waiting, "limit": limit},
-                retry_after_seconds=QUEUE_FULL_RETRY_SECONDS,
-            )
-        return inputs
-
-    def _insert(
-        self, tx: Transaction, owner: str, request: JobRequest, operation: Operation
-    ) -> Job:
-        # Looked at again: a probe takes a while, and from here on the row holds the inputs.
-        inputs = self._admit(tx, owner, request, operation)
-        new = NewJob(
-            operation=operation.name,
-            params=request.params,
-            inputs=inputs.items,
-            batch_id=inputs.batch_id,
-            priority=request.priority,
-            timeout_seconds=request.timeout_seconds,
-        )
-        now = self.clock.now()
-        job = queue(new, new_id(), owner, now, self.rules.jobs)
-        tx.jobs.insert(job)
-        batch = tx.batches.find(inputs.batch_id) if inputs.batch_id else None
-        if batch is not None:
-            tx.batches.touch(batch.id, max(batch.expires_at, now + self.batch_ttl))
-        return job
 
     async def _request_cancel(self, owner: str, job_id: str) -> JobView:
         def work(tx: Transaction) -> JobView:
@@ -227,7 +188,7 @@ class JobService:
             elif job.status is not JobStatus.CANCELLED:
                 msg = f"The job has ended already: {job.status}."
                 raise JobFinished(msg, extra={"status": job.status.value})
-            return _view(tx, job)
+            return view_job(tx, job)
 
         try:
             view = await self.db.write(work)
@@ -265,16 +226,3 @@ class JobService:
             )
         now = self.clock.now()
         return bury_job(tx, job, reason=Reason.JOB_DELETED, sweep=None, now=now)
-
-
-def find_job(tx: Transaction, owner: str, job_id: str) -> Job:
-    """Return the owner's job. Raises JobNotFound, JobGone."""
-    job = tx.jobs.find(job_id)
-    if job is None or job.owner != owner:
-        raise absent(tx, ThingKind.JOB, job_id, owner, (JobNotFound, JobGone))
-    return job
-
-
-def _view(tx: Transaction, job: Job) -> JobView:
-    outputs = tx.outputs.list_by_job(job.id)
-    return JobView(job, tuple(o for o in outputs if o.status.is_readable))

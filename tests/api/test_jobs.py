@@ -50,7 +50,8 @@ def test_one_file_of_a_batch_can_be_meant(served: Served, batch: dict[str, Any])
     ("wish", "code", "loc"),
     [
         ({}, "invalid_request", "operation"),
-        ({**TRIM, "one_time": True}, "invalid_request", "one_time"),
+        ({**TRIM, "one_time": 1}, "invalid_request", "one_time"),
+        ({**TRIM, "one_tme": True}, "invalid_request", "one_tme"),
         ({**TRIM, "inputs": [{"upload_id": "0" * 32, "kind": "clip"}]}, "invalid_request", None),
         ({**TRIM, "inputs": [{"upload_id": "x"}]}, "upload_not_found", None),
         ({**TRIM, "inputs": [{"upload_id": "0" * 32}]}, "upload_not_found", None),

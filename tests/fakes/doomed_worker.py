@@ -51,6 +51,9 @@ class DoomedDatabase(Database):
     async def check(self) -> None:
         await self._inner.check()
 
+    async def checkpoint(self) -> None:
+        await self._inner.checkpoint()
+
 
 class DoomedFiles:
     """Dies when an output's file has its final name and no transaction says so yet."""

@@ -15,6 +15,7 @@ from app.domain.holds import HoldPolicy
 from app.domain.ids import new_id
 from app.domain.jobs import Job, JobPolicy, JobStatus
 from app.domain.outputs import Output
+from app.domain.retention import RetentionPolicy
 from app.domain.uploads import Upload, UploadMetadata
 from app.infrastructure.clock import SystemClock
 from app.infrastructure.database.engine import SqlDatabase
@@ -30,10 +31,12 @@ from app.operations.trim import Trim
 from app.services.disposal import Disposal
 from app.services.job_claims import Claims
 from app.services.job_closing import Closing
+from app.services.job_creation import JobCreation
 from app.services.job_endings import JobRules
 from app.services.job_publication import Publication
 from app.services.job_requests import JobRequest
 from app.services.job_rescue import JobRescue
+from app.services.job_retry import JobRetry
 from app.services.job_run import LeaseKeeper
 from app.services.job_runner import JobRunner
 from app.services.jobs import JobService, JobView
@@ -60,6 +63,9 @@ POLICY = JobPolicy(
     failed_ttl=timedelta(hours=1),
 )
 HOLDS = HoldPolicy(keep_inputs=timedelta(hours=1), failed_ttl=timedelta(hours=2))
+RETENTION = RetentionPolicy(
+    max_ttl=timedelta(days=30), delivery_grace=timedelta(minutes=10), tombstones=timedelta(days=30)
+)
 BATCH_TTL = timedelta(hours=24)
 LIMIT_SECONDS = 10.0
 
@@ -143,7 +149,7 @@ class House:
             closing=closing,
             publication=publication,
             runner=JobRunner(
-                Claims(worker, db, clock, metrics),
+                Claims(worker, db, clock),
                 LeaseKeeper(db, clock, policy),
                 workshop,
                 real_steps,
@@ -156,10 +162,26 @@ class House:
                 clock=clock,
                 queue=engine,
                 registry=registry,
-                workshop=workshop,
                 disposal=disposal,
                 rules=rules,
-                batch_ttl=BATCH_TTL,
+                retention=RETENTION,
+                creation=JobCreation(
+                    db=db,
+                    clock=clock,
+                    queue=engine,
+                    registry=registry,
+                    workshop=workshop,
+                    rules=rules,
+                    batch_ttl=BATCH_TTL,
+                ),
+                again=JobRetry(
+                    db=db,
+                    clock=clock,
+                    queue=engine,
+                    disposal=disposal,
+                    rules=rules,
+                    batch_ttl=BATCH_TTL,
+                ),
             ),
             rescue=rescue,
             recovery=Recovery(
@@ -225,8 +247,8 @@ class House:
         """Ask for a ``polish`` of a new clip, as a client would."""
         batch, _ = await self.add_batch(content)
         asked = JobRequest(operation="polish", params={}, batch_id=batch.id)
-        view = await self.jobs.create(OWNER, replace(asked, **request))  # type: ignore[arg-type]
-        return view.job
+        made = await self.jobs.create(OWNER, replace(asked, **request))  # type: ignore[arg-type]
+        return made.view.job
 
     async def row(self, job_id: str) -> Job:
         """The job's row as it is now."""

@@ -71,7 +71,7 @@ async def test_a_job_of_one_upload_is_queued_and_counts_for_its_batch(house: Hou
     batch, (upload,) = await house.add_batch(CLIP)
     request = JobRequest("polish", {"until": 3}, inputs=clips(upload), priority=7)
 
-    view = await house.jobs.create(OWNER, request)
+    view = (await house.jobs.create(OWNER, request)).view
 
     row = await house.row(view.job.id)
     assert (row.status, row.attempt, row.priority) == (JobStatus.QUEUED, 1, 7)
@@ -96,7 +96,7 @@ async def test_several_jobs_may_stand_on_one_batch(house: House) -> None:
     request = JobRequest("polish", {}, batch_id=batch.id)
     first = await house.jobs.create(OWNER, request)
     second = await house.jobs.create(OWNER, request)
-    assert first.job.id != second.job.id
+    assert first.view.job.id != second.view.job.id
 
 
 async def test_a_clip_is_probed_once_and_remembered(house: House) -> None:
@@ -109,18 +109,18 @@ async def test_a_clip_is_probed_once_and_remembered(house: House) -> None:
 
 async def test_a_batch_is_short_for_all_its_files_and_file_ids_for_some(house: House) -> None:
     batch, (one, two, three) = await house.add_batch(CLIP, CLIP, CLIP)
-    view = await house.jobs.create(OWNER, JobRequest("join", {}, batch_id=batch.id))
+    view = (await house.jobs.create(OWNER, JobRequest("join", {}, batch_id=batch.id))).view
     assert [i.upload_id for i in view.job.inputs] == [one.id, two.id, three.id]
 
     some = JobRequest("join", {}, batch_id=batch.id, file_ids=(three.id, one.id))
-    view = await house.jobs.create(OWNER, some)
+    view = (await house.jobs.create(OWNER, some)).view
     assert [i.upload_id for i in view.job.inputs] == [three.id, one.id]
 
 
 async def test_inputs_are_read_in_their_order(house: House) -> None:
     _, (one, two) = await house.add_batch(CLIP, CLIP)
     inputs = (replace(clips(one)[0], order=9), replace(clips(two)[0], order=3))
-    view = await house.jobs.create(OWNER, JobRequest("join", {}, inputs=inputs))
+    view = (await house.jobs.create(OWNER, JobRequest("join", {}, inputs=inputs))).view
     await house.runner.run(view.job.id, 1)
     (output,) = await house.outputs(view.job.id)
     assert output.filename == "clip1+clip0"
@@ -134,7 +134,7 @@ async def test_an_output_can_be_an_input(house: House) -> None:
     (house.root / layout.output_path(output.id)).write_bytes(CLIP)
     item = JobInput(role=InputRole.CLIP, output_id=output.id)
 
-    view = await house.jobs.create(OWNER, JobRequest("polish", {}, inputs=(item,)))
+    view = (await house.jobs.create(OWNER, JobRequest("polish", {}, inputs=(item,)))).view
     with pytest.raises(JobRunning) as held:
         await house.jobs.delete(OWNER, first.id, cancel=False)
     assert held.value.extra == {"jobs": [view.job.id]}

@@ -373,6 +373,9 @@ class BrokenDatabase(Database):
     async def check(self) -> None:
         self._refuse()
 
+    async def checkpoint(self) -> None:
+        await self._inner.checkpoint()
+
     def _refuse(self) -> None:
         if self.is_down:
             raise DatabaseBusy

@@ -50,7 +50,7 @@ async def test_a_trim_runs_from_request_to_output(
             )
         assert refused.value.extra["duration_seconds"] == pytest.approx(3.0, abs=0.05)
         request = JobRequest("trim", {"start": 1, "end": "00:00:02.000"}, batch_id=batch.id)
-        view = await house.jobs.create(OWNER, request)
+        view = (await house.jobs.create(OWNER, request)).view
         house.engine.start(house.runner)
         row = await eventually(lambda: ended(house, view.job.id), seconds=60)
 
@@ -78,9 +78,8 @@ async def test_cancelling_kills_ffmpeg_within_three_seconds_even_if_it_will_not_
         house = build(tmp_path / "data", bench)
         try:
             batch, _ = await house.add_batch(clip)
-            view = await house.jobs.create(
-                OWNER, JobRequest("trim", {"start": 1}, batch_id=batch.id)
-            )
+            request = JobRequest("trim", {"start": 1}, batch_id=batch.id)
+            view = (await house.jobs.create(OWNER, request)).view
             before = {child.pid for child in psutil.Process().children(recursive=True)}
             house.engine.start(house.runner)
             await eventually(lambda: is_ready(house))

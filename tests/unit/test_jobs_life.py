@@ -126,7 +126,7 @@ class JobLife(RuleBasedStateMachine):
         assert (job.worker is not None) == is_processing
         assert (job.deadline_at is not None) == is_processing
         assert (job.completed_at is not None) == (not job.status.is_active)
-        assert (job.expires_at is not None) == (not job.status.is_active)
+        assert job.status.is_active or job.expires_at is not None
         assert (job.error is not None) == (job.status is JobStatus.FAILED)
         assert (job.progress == 100) == (job.status is JobStatus.COMPLETED)
         assert 0 < job.timeout_seconds <= POLICY.timeout_max_seconds

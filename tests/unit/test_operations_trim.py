@@ -190,6 +190,16 @@ def test_the_result_says_what_was_done_and_what_was_changed() -> None:
     assert plan(start=2, end=5).warnings == ()
 
 
+def test_the_effort_is_what_is_to_be_encoded_where_the_frames_are_counted() -> None:
+    assert plan(start=2, end=7).effort == pytest.approx(5 * 30 * 320 * 180 / 1e6)
+    assert plan(start=9).effort == pytest.approx(1 * 30 * 320 * 180 / 1e6)
+    # A rate that is only told, or none: there may be far fewer frames than it says.
+    uneven = replace(CLIP, video=replace(VIDEO, variable_rate=True))
+    unknown = replace(CLIP, video=replace(VIDEO, frame_rate=None))
+    for media in (uneven, unknown, replace(CLIP, container="matroska")):
+        assert plan(media, start=2, end=7).effort == 0
+
+
 def test_sound_outside_the_kept_part_is_not_expected() -> None:
     late = replace(CLIP, audio=replace(AUDIO, start_seconds=6.0))
     assert not plan(late, start=2, end=5).steps[0].expected.has_audio

@@ -5,12 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from app.api.dependencies import Jobs, Outputs, Owner
+from app.api.idempotency import Idempotent, mark_replayed, replayable
 from app.api.json_route import JsonRoute
 from app.api.pagination import PageDep, encode_cursor
 from app.api.routes.outputs import send_output
 from app.api.schemas.base import EXAMPLE_JOB, JobId, below
 from app.api.schemas.downloads import DOWNLOAD, DOWNLOAD_HEAD, made
 from app.api.schemas.jobs import (
+    JobChange,
     JobList,
     JobOut,
     NewJobIn,
@@ -24,9 +26,12 @@ from app.domain.errors import (
     BatchGone,
     BatchNotFound,
     ConflictingUpdate,
+    Draining,
     EmptyFile,
+    IdempotencyKeyReused,
     InputDamaged,
     InputsDeleted,
+    InvalidHeader,
     InvalidInputs,
     InvalidParams,
     JobFinished,
@@ -50,9 +55,10 @@ from app.domain.errors import (
     UnknownOperation,
     UnsupportedMediaType,
     UploadNotFound,
+    WouldExceedTimeout,
 )
 from app.domain.jobs import JobStatus
-from app.services.jobs import JobView
+from app.services.job_views import JobView
 from app.services.ports import JobFilter
 
 router = APIRouter(route_class=JsonRoute, tags=["jobs"])
@@ -86,8 +92,9 @@ async def list_operations(jobs: Jobs) -> OperationList:
     status_code=202,
     summary="Start a job",
     responses={
-        **made(202, "Queued.", f"/api/v1/jobs/{EXAMPLE_JOB}"),
+        **replayable(made(202, "Queued.", f"/api/v1/jobs/{EXAMPLE_JOB}")),
         **problems(
+            *(IdempotencyKeyReused, InvalidHeader, JobGone, WouldExceedTimeout, Draining),
             *(UnknownOperation, InvalidParams, InvalidInputs, InputsDeleted),
             *(BatchNotFound, BatchGone, UploadNotFound, OutputNotFound, QueueFull),
             *(NotMedia, EmptyFile, NoVideoStream, MediaOverLimits, TrimOutOfRange, InputDamaged),
@@ -97,16 +104,22 @@ async def list_operations(jobs: Jobs) -> OperationList:
     },
 )
 async def create_job(
-    request: Request, response: Response, body: NewJobIn, owner: Owner, jobs: Jobs
+    request: Request,
+    response: Response,
+    body: NewJobIn,
+    owner: Owner,
+    jobs: Jobs,
+    idempotent: Idempotent,
 ) -> JobOut:
     """Queue an operation on uploads of batches or on outputs of other jobs.
 
     What cannot work is refused now: clips are looked at, and the parameters are held against them.
+    With an `Idempotency-Key`, the same request sent again answers with the job that the first made.
     """
-    view = await jobs.create(owner, body.to_domain())
-    root = request.scope.get("root_path", "")
-    response.headers["location"] = below(root, f"/api/v1/jobs/{view.job.id}")
-    return job_out(view, root)
+    answer = await jobs.create(owner, body.to_domain(), idempotent)
+    if answer.is_replay:
+        mark_replayed(response)
+    return _accepted(request, response, answer.view)
 
 
 @router.get("/jobs", summary="List jobs", responses=problems())
@@ -138,6 +151,43 @@ async def get_job(request: Request, job_id: JobId, owner: Owner, jobs: Jobs) -> 
 async def cancel_job(request: Request, job_id: JobId, owner: Owner, jobs: Jobs) -> JobOut:
     """Queued ones end at once, running ones within a second. Asking again is harmless."""
     return job_out(await jobs.cancel(owner, job_id), request.scope.get("root_path", ""))
+
+
+@router.post(
+    "/jobs/{job_id}/retry",
+    status_code=202,
+    summary="Try a job again",
+    responses={
+        **made(202, "Queued again.", f"/api/v1/jobs/{EXAMPLE_JOB}"),
+        **problems(
+            *(JobNotFound, JobGone, JobRunning, JobFinished, InputsDeleted, QueueFull),
+            *(ConflictingUpdate, NotSupported, Draining),
+        ),
+    },
+)
+async def retry_job(
+    request: Request, response: Response, job_id: JobId, owner: Owner, jobs: Jobs
+) -> JobOut:
+    """The same job once more, from failed or cancelled, with all its attempts; its inputs must still be
+    there (410).
+    """
+    return _accepted(request, response, await jobs.retry(owner, job_id))
+
+
+@router.patch(
+    "/jobs/{job_id}",
+    summary="Keep a job longer or shorter",
+    responses=problems(
+        *(JobNotFound, JobGone, JobRunning, ConflictingUpdate),
+        *(MalformedRequest, RequestTooLarge, UnsupportedMediaType),
+    ),
+)
+async def move_job_expiry(
+    request: Request, job_id: JobId, body: JobChange, owner: Owner, jobs: Jobs
+) -> JobOut:
+    """Moves the end of a job that has ended, and of all its outputs with it."""
+    view = await jobs.move_expiry(owner, job_id, body.expires_at)
+    return job_out(view, request.scope.get("root_path", ""))
 
 
 @router.delete(
@@ -195,6 +245,12 @@ async def head_job_output(
 ) -> Response:
     """The headers of GET."""
     return await get_job_output(request, job_id, owner, jobs, outputs)
+
+
+def _accepted(request: Request, response: Response, view: JobView) -> JobOut:
+    root = request.scope.get("root_path", "")
+    response.headers["location"] = below(root, f"/api/v1/jobs/{view.job.id}")
+    return job_out(view, root)
 
 
 def _no_output(view: JobView, root_path: str) -> AppError:

@@ -15,10 +15,12 @@ from app.api.schemas.base import (
     OutputRef,
     UploadRef,
 )
+from app.api.schemas.expiry import Expiry
 from app.api.schemas.outputs import OutputOut, output_out
 from app.domain.jobs import InputRole, JobInput, JobStatus
 from app.services.job_requests import PRIORITY_LIMIT, JobRequest
-from app.services.jobs import JobView, OperationView
+from app.services.job_views import JobView
+from app.services.jobs import OperationView
 
 MOST_INPUTS = 1000
 
@@ -78,6 +80,13 @@ class NewJobIn(In):
     timeout_seconds: Annotated[
         float | None, Field(gt=0, description="Limit of one attempt; null: the default.")
     ] = None
+    one_time: Annotated[
+        bool,
+        Field(
+            strict=True,
+            description="Each output goes, after a grace, once all its bytes were delivered.",
+        ),
+    ] = False
 
     def to_domain(self) -> JobRequest:
         return JobRequest(
@@ -88,7 +97,14 @@ class NewJobIn(In):
             file_ids=tuple(self.file_ids) if self.file_ids is not None else None,
             priority=self.priority,
             timeout_seconds=self.timeout_seconds,
+            one_time=self.one_time,
         )
+
+
+class JobChange(In):
+    """What can be changed of a job that has ended."""
+
+    expires_at: Expiry
 
 
 class JobInputOut(Out):
@@ -122,6 +138,7 @@ class JobOut(Out):
     attempt: int
     max_attempts: int
     cancel_requested: bool
+    one_time: bool = Field(description="Its outputs go once they were delivered.")
     error: JobErrorOut | None
     result: dict[str, Any] | None = Field(description="What the operation tells of its result.")
     warnings: list[str]
@@ -177,6 +194,7 @@ def job_out(view: JobView, root_path: str) -> JobOut:
         attempt=job.attempt,
         max_attempts=job.max_attempts,
         cancel_requested=job.cancel_requested,
+        one_time=job.one_time,
         error=JobErrorOut(code=error.code, message=error.message, detail=error.detail)
         if error
         else None,
@@ -186,7 +204,7 @@ def job_out(view: JobView, root_path: str) -> JobOut:
         created_at=job.created_at,
         started_at=job.started_at,
         completed_at=job.completed_at,
-        expires_at=job.expires_at,
+        expires_at=None if job.status.is_active else job.expires_at,
     )
 
 

@@ -34,7 +34,6 @@ from app.services.ports import Beat, Cursor, JobFilter, JobRows
 _ROW = jobs.c
 _INPUT = job_inputs.c
 _ACTIVE = sorted(ACTIVE)
-_ENDED = sorted(set(JobStatus) - ACTIVE)
 _AT_ONCE = 500
 """Ids per IN list: old builds of SQLite take no more than 999 parameters."""
 
@@ -104,8 +103,12 @@ _EXPIRED = (
     select(jobs)
     .where(
         or_(
-            and_(_ROW.expires_at < bindparam("now_"), _ROW.status.in_(_ENDED)),
-            and_(_ROW.status == JobStatus.QUEUED, _ROW.created_at < bindparam("queued_before_")),
+            and_(_ROW.expires_at < bindparam("now_"), _ROW.status != JobStatus.PROCESSING),
+            and_(
+                _ROW.status == JobStatus.QUEUED,
+                _ROW.expires_at.is_(None),
+                _ROW.created_at < bindparam("queued_before_"),
+            ),
         )
     )
     .order_by(_ROW.created_at, _ROW.id)

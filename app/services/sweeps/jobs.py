@@ -4,9 +4,10 @@ from datetime import datetime, timedelta
 from typing import ClassVar, Protocol
 
 from app.domain.jobs import Job, JobPolicy, JobStatus
+from app.domain.outputs import Output
 from app.domain.sweeps import SweepName, Victim
 from app.domain.tombstones import Reason
-from app.services.burial import bury_job
+from app.services.burial import bury_job, bury_output
 from app.services.disposal import Disposal
 from app.services.ports import Database, Transaction
 from app.services.sweeps.base import SweepRun
@@ -80,9 +81,11 @@ class UndispatchedJobs:
 
 
 class ExpiredJobs:
-    """``expired_jobs``: ended jobs past their retention, and queued ones that nobody ever ran.
+    """``expired_jobs``: ended jobs past their retention, queued ones that nobody ever ran, and outputs
+    past an earlier time of their own.
 
-    Rows and outputs go, tombstones stay. A job whose outputs another job still reads is left alone.
+    Rows and bytes go, tombstones stay. A job whose outputs another job still reads is left alone, and
+    so is one of which an output is promised for longer.
     """
 
     name: ClassVar[SweepName] = SweepName.EXPIRED_JOBS
@@ -101,9 +104,21 @@ class ExpiredJobs:
         for job in found:
             with run.entry("job", job.id):
                 await self._sweep(run, job)
+        left = run.limit - len(run.tally.victims)
+        if left <= 0:
+            return
+        going = {job.id for job in found}
+        outputs = await self._db.read(lambda tx: tx.outputs.list_expired(run.now, left))
+        for output in outputs:
+            if output.job_id not in going or not run.dry_run:
+                with run.entry("output", output.id):
+                    await self._sweep_output(run, output)
 
     async def _sweep(self, run: SweepRun, job: Job) -> None:
         outputs = await self._db.read(lambda tx: tx.outputs.list_by_job(job.id))
+        if any(_is_promised(output, run.now) for output in outputs):
+            run.skip("output_kept")
+            return
         why = f"{job.status.value}, retention is over"
         victim = Victim("job", job.id, why, sum(output.size_bytes for output in outputs))
         if not run.claim(victim):
@@ -119,18 +134,45 @@ class ExpiredJobs:
         reason = self._reason(job, run.now) if job else None
         if job is None or reason is None:
             return None
-        output_ids = [output.id for output in tx.outputs.list_by_job(job_id)]
-        if output_ids and tx.jobs.list_active_reading(output_ids=output_ids):
+        outputs = tx.outputs.list_by_job(job_id)
+        if any(_is_promised(output, run.now) for output in outputs):
+            return None
+        if outputs and tx.jobs.list_active_reading(output_ids=[output.id for output in outputs]):
             return None
         return bury_job(tx, job, reason=reason, sweep=run.name, now=run.now)
 
     def _reason(self, job: Job, now: datetime) -> Reason | None:
         """Why the job goes, None when it stays."""
         if job.status is JobStatus.QUEUED:
-            is_old = job.created_at < now - self._policy.queued_ttl
+            # A job that was tried again waits anew from then: its row says until when.
+            until = job.expires_at or job.created_at + self._policy.queued_ttl
+            is_old = until < now
             return Reason.RETENTION_QUEUED if is_old else None
         if job.status.is_active or job.expires_at is None or job.expires_at >= now:
             return None
         if job.status is JobStatus.COMPLETED:
             return Reason.RETENTION_COMPLETED
         return Reason.RETENTION_FAILED
+
+    async def _sweep_output(self, run: SweepRun, output: Output) -> None:
+        why = "past the time it was asked to stay"
+        if not run.claim(Victim("output", output.id, why, output.size_bytes)):
+            return
+        paths = await self._db.write(lambda tx: _bury_output(tx, output.id, run))
+        if paths is None:
+            run.skip("in_use")
+            return
+        run.count_removed(await self._disposal.settle_each(paths))
+
+
+def _is_promised(output: Output, now: datetime) -> bool:
+    return output.expires_at is not None and output.expires_at >= now
+
+
+def _bury_output(tx: Transaction, output_id: str, run: SweepRun) -> list[str] | None:
+    output = tx.outputs.find(output_id)
+    if output is None or not output.status.is_readable or output.expires_at is None:
+        return None
+    if _is_promised(output, run.now) or tx.jobs.list_active_reading(output_ids=[output_id]):
+        return None
+    return bury_output(tx, output, reason=Reason.OUTPUT_EXPIRED, sweep=run.name, now=run.now)
