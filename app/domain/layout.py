@@ -1,7 +1,8 @@
 """Where bytes live below the data folder, as relative paths. One place, so that rows, deletion and
 the storage report agree.
 
-    tidemill.db  instance.json  run/  uploads/<id>  work/<job>/<attempt>/  outputs/<id>
+    tidemill.db  instance.json  run/  uploads/<id>  outputs/<id>
+    work/<job>/<attempt>/  work/<worker>/<request>/
 """
 
 UPLOADS = "uploads"
@@ -25,3 +26,8 @@ def output_path(output_id: str) -> str:
 def scratch_path(job_id: str, attempt: int) -> str:
     """Return the folder in which one attempt of a job works."""
     return f"{WORK}/{job_id}/{attempt}"
+
+
+def request_path(worker: str, request_id: str) -> str:
+    """Return the folder of what one request brings, below its process's name while that lives."""
+    return f"{WORK}/{worker}/{request_id}"

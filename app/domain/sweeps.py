@@ -1,7 +1,7 @@
 """A sweep: a periodic, bounded, idempotent pass that removes or repairs, and reports."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 
@@ -67,6 +67,15 @@ class SweepReport:
     errors: tuple[str, ...]
     started_at: datetime
     duration_seconds: float
+
+    @property
+    def ended_at(self) -> datetime:
+        return self.started_at + timedelta(seconds=self.duration_seconds)
+
+    @property
+    def came_to_its_end(self) -> bool:
+        """Whether the run did not fail as a whole; trouble with single entries does not count."""
+        return not any(error.startswith(f"sweep {self.sweep.value}: ") for error in self.errors)
 
 
 @dataclass(frozen=True, slots=True)

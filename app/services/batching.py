@@ -26,11 +26,10 @@ class OperationLookup(Protocol):
 
 
 class BatchMade(NamedTuple):
-    """A batch, the jobs of its session's ``then``, and what was superseded.
+    """A batch, the jobs of its session's ``then``, and what was superseded: ids and their paths.
 
-    After the commit the caller settles ``paths`` (``Disposal.settle``) once the writers of
-    ``superseded`` have let go, and tells the engine of ``jobs``. A crash before that leaves cleanup
-    rows, which the sweep ``spent_inputs`` settles, and queued rows, which the engine finds.
+    After the commit the caller hands it to ``follow_up``. A crash before that leaves cleanup rows,
+    which the sweep ``spent_inputs`` settles, and queued rows, which the engine finds.
     """
 
     batch: Batch
@@ -94,8 +93,9 @@ def _sort_out(
         if upload.status is UploadStatus.COMPLETED:
             tx.uploads.update(replace(upload, batch_id=batch.id), expected=UploadStatus.COMPLETED)
         else:
-            superseded.append(upload.id)
-            paths += bury_upload(tx, upload, reason=Reason.SUPERSEDED, sweep=None, now=now)
+            buried = bury_upload(tx, upload, reason=Reason.SUPERSEDED, sweep=None, now=now)
+            superseded += [upload.id] * len(buried)
+            paths += buried
     return superseded, paths
 
 

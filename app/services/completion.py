@@ -1,15 +1,18 @@
 """Completing uploads: once each, in one transaction with the batch their session becomes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import structlog
 
-from app.domain.errors import AppError, UploadGone, UploadIncomplete, UploadNotFound
+from app.domain.errors import UploadGone, UploadIncomplete, UploadNotFound
 from app.domain.jobs import JobPolicy
 from app.domain.sessions import SessionPolicy
 from app.domain.tombstones import ThingKind
 from app.domain.uploads import FsyncMode, Upload, UploadStatus, complete, trusted_offset
 from app.services.absence import as_gone
+from app.services.batch_follow_up import follow_up
 from app.services.batching import BatchMade, OperationLookup, make_batch
 from app.services.disposal import Disposal
 from app.services.ports import (
@@ -23,8 +26,6 @@ from app.services.ports import (
 )
 
 log = structlog.get_logger(__name__)
-
-_SUPERSEDED_WAIT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,19 @@ class CompletionService:
                 hold.keep_file()
             return await self._complete(upload, synced=False)
 
+    async def complete_together(self, uploads: Sequence[Upload]) -> Completion:
+        """Complete uploads of one session in one transaction, and return what the last one became.
+
+        For a caller that has put their bytes in place whole and durable. All or none: raises
+        UploadNotFound, UploadGone, UploadIncomplete, StorageFailed, DatabaseBusy. A repeat is harmless.
+        """
+        for upload in uploads:
+            self._check_whole(upload)
+        outcomes = await self.db.write(lambda tx: self._record_together(tx, uploads))
+        for outcome in outcomes:
+            await self._follow_up(outcome)
+        return outcomes[-1].completion
+
     async def find(self, upload: Upload) -> Completion:
         """Return what a completed upload became."""
         return await self.db.read(lambda tx: completion_of(tx, upload))
@@ -121,12 +135,7 @@ class CompletionService:
         upload = _find(tx, upload_id)
         if upload.status is UploadStatus.COMPLETED:
             return _Outcome(completion_of(tx, upload), upload, None, is_new=False)
-        done = replace(
-            complete(upload, now),
-            synced_offset=upload.length or 0,
-            boot_id=self.store.boot_id,
-        )
-        tx.uploads.update(done, expected=UploadStatus.RECEIVING)
+        done = self._mark(tx, upload, now)
         made = self._make_batch(tx, done)
         completion = Completion(
             upload_id,
@@ -134,6 +143,26 @@ class CompletionService:
             tuple(job.id for job in made.jobs) if made else (),
         )
         return _Outcome(completion, done, made, is_new=True)
+
+    def _record_together(self, tx: Transaction, uploads: Sequence[Upload]) -> list[_Outcome]:
+        """Mark all but the last, which makes the batch: a session is looked through once, not often."""
+        now = self.clock.now()
+        outcomes = []
+        for upload in uploads[:-1]:
+            found = _find(tx, upload.id)
+            is_new = found.status is not UploadStatus.COMPLETED
+            done = self._mark(tx, found, now) if is_new else found
+            outcomes.append(_Outcome(Completion(done.id, None, ()), done, None, is_new=is_new))
+        return [*outcomes, self._record(tx, uploads[-1].id)]
+
+    def _mark(self, tx: Transaction, upload: Upload, now: datetime) -> Upload:
+        done = replace(
+            complete(upload, now),
+            synced_offset=upload.length or 0,
+            boot_id=self.store.boot_id,
+        )
+        tx.uploads.update(done, expected=UploadStatus.RECEIVING)
+        return done
 
     def _make_batch(self, tx: Transaction, upload: Upload) -> BatchMade | None:
         session = tx.sessions.find(upload.session_id)
@@ -168,20 +197,13 @@ class CompletionService:
         )
         if made is None:
             return
-        log.info("batch.created", batch_id=made.batch.id, session_id=made.batch.session_id)
-        for job in made.jobs:
-            await self.queue.enqueue(job.id, job.attempt)
-        for upload_id, path in zip(made.superseded, made.paths, strict=True):
-            self.metrics.count("upload_finished_total", outcome="superseded")
-            await self._end_superseded(upload_id, path)
-
-    async def _end_superseded(self, upload_id: str, path: str) -> None:
-        try:
-            async with self.locks.hold(upload_id, wait_seconds=_SUPERSEDED_WAIT_SECONDS):
-                await self.disposal.settle([path])
-        except AppError as error:
-            # Its cleanup row is there: the sweep spent_inputs deletes the bytes later.
-            log.info("upload.superseded_busy", upload_id=upload_id, code=error.code)
+        await follow_up(
+            made,
+            queue=self.queue,
+            locks=self.locks,
+            disposal=self.disposal,
+            metrics=self.metrics,
+        )
 
 
 def completion_of(tx: Transaction, upload: Upload) -> Completion:

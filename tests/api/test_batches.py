@@ -84,14 +84,6 @@ def test_fewer_files_than_expected_can_be_made_a_batch(served: Served) -> None:
     assert len(response.json()["files"]) == 1
 
 
-def test_what_is_not_built_yet_is_refused(served: Served, described: Described) -> None:
-    session_id = served.open_session()
-    ask = {"session_id": session_id, "only_completed": True}
-    told = described.check(served.http.post("/api/v1/batches", json=ask))
-    assert (told["code"], told["errors"][0]["loc"]) == ("invalid_request", "only_completed")
-    assert told["errors"][0]["allowed"] == "session_id"
-
-
 def test_batches_come_in_pages_newest_first_without_gap_or_double(
     served: Served, described: Described
 ) -> None:

@@ -123,16 +123,22 @@ async def test_reports_come_back_newest_first(db: SqlDatabase) -> None:
     assert await db.read(lambda tx: tx.sweep_reports.find_latest(SweepName.SPENT_INPUTS)) is None
 
 
-async def test_old_reports_of_one_sweep_can_be_taken_away(db: SqlDatabase) -> None:
-    old = make_report(started_at=NOON)
+async def test_old_reports_can_be_taken_away_but_the_latest_of_each_sweep(
+    db: SqlDatabase,
+) -> None:
+    oldest, older = make_report(started_at=NOON), make_report(started_at=NOON + MINUTE)
     new = make_report(started_at=NOON + HOUR)
-    of_another = make_report(started_at=NOON, sweep=SweepName.STALE_SESSIONS)
-    await db.write(lambda tx: insert_all(tx, new, old, of_another))
-    assert (
-        await db.write(lambda tx: tx.sweep_reports.delete_before(SweepName.GC_FILES, NOON + HOUR))
-        == 1
-    )
-    assert await db.read(lambda tx: tx.sweep_reports.list_latest(10)) == [new, of_another]
+    twins = [make_report(started_at=NOON, sweep=SweepName.STALE_SESSIONS) for _ in range(2)]
+    latest = max(twins, key=lambda report: report.id)
+    await db.write(lambda tx: insert_all(tx, older, new, oldest, *twins))
+    assert await db.read(lambda tx: tx.sweep_reports.count_old(NOON)) == 0
+    assert await db.read(lambda tx: tx.sweep_reports.count_old(NOON + HOUR)) == 3
+    assert await db.write(lambda tx: tx.sweep_reports.delete_old(NOON + HOUR, 2)) == 2
+    kept = await db.read(lambda tx: tx.sweep_reports.list_latest(10))
+    assert kept == [new, older, latest]
+    assert await db.write(lambda tx: tx.sweep_reports.delete_old(NOON + HOUR, 2)) == 1
+    assert await db.write(lambda tx: tx.sweep_reports.delete_old(NOON + HOUR, 2)) == 0
+    assert await db.read(lambda tx: tx.sweep_reports.list_latest(10)) == [new, latest]
 
 
 async def test_one_path_has_one_pending_deletion(db: SqlDatabase) -> None:

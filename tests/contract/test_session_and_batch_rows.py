@@ -153,3 +153,12 @@ async def test_expired_are_batches_that_no_active_job_needs(db: SqlDatabase) -> 
     assert await db.read(lambda tx: tx.batches.list_expired(NOON, 1)) == [plain]
     later = await db.read(lambda tx: tx.batches.list_expired(NOON + 2 * HOUR, 10))
     assert later == [plain, finished, on_the_dot, alive]
+
+
+async def test_a_batch_that_ends_where_its_client_put_it_is_stored_so(db: SqlDatabase) -> None:
+    session = make_session()
+    batch = make_batch(session_id=session.id, expires_at=NOON + HOUR)
+    await db.write(lambda tx: insert_all(tx, session, batch))
+    moved = replace(batch, expires_at=NOON - HOUR, keep_inputs_hours=0.5, slides=False)
+    await db.write(lambda tx: tx.batches.update(moved))
+    assert await db.read(lambda tx: tx.batches.find(batch.id)) == moved

@@ -14,7 +14,7 @@ from app.domain.errors import SweepRunning
 from app.domain.sweeps import SweepName, Trigger
 from app.services.sweeps import SweepLimits, SweepRun
 from tests.fakes.retention import DAY, HOUR, World, open_world
-from tests.fakes.sweeping import all_sweeps, sweep, sweep_service
+from tests.fakes.sweeping import all_sweeps, sweep_service
 
 GC = SweepName.GC_FILES
 
@@ -82,18 +82,6 @@ async def test_a_run_leaves_a_report_row_a_log_line_and_metrics(world: World) ->
     ]:
         assert f'tidemill_{name}{{sweep="gc_files"}} {value}' in text
     assert 'tidemill_sweep_last_success_timestamp_seconds{sweep="gc_files"} ' in text
-
-
-async def test_a_run_takes_the_old_reports_of_its_sweep_away(world: World) -> None:
-    await sweep(world, SweepName.GC_FILES)
-    await sweep(world, SweepName.SPENT_INPUTS)
-    world.clock.advance(3 * DAY)
-    latest = await sweep(world, SweepName.GC_FILES)
-    kept = await world.db.read(lambda tx: tx.sweep_reports.list_latest(10))
-    assert [(r.sweep, r.id == latest.id) for r in kept] == [
-        (SweepName.GC_FILES, True),
-        (SweepName.SPENT_INPUTS, False),
-    ]
 
 
 async def test_one_run_at_a_time_across_processes_and_within_one(

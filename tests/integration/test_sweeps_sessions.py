@@ -213,3 +213,20 @@ async def test_an_empty_session_that_nobody_used_goes_too(world: World) -> None:
     world.clock.advance(DAY + HOUR)
     assert (await sweep(world, STALE)).removed == 1
     assert await find_session(world, session.id) is None
+
+
+async def test_a_session_stays_while_one_of_its_uploads_may_still_be_continued(
+    world: World,
+) -> None:
+    session = await world.session()
+    upload = await world.upload(session, b"half", expires_at=world.clock.now() + 3 * DAY)
+    done = await world.completed_upload(session)
+    world.clock.advance(2 * DAY)
+    assert (await dry_run(world, STALE))[1] == ()
+    assert (await sweep(world, STALE)).skipped == {"promised": 1}
+    assert world.stored() == {upload_path(each.id) for each in (upload, done)}
+    assert (await sweep(world, STALE)).examined == 0  # no more in the way of those that can go
+    world.clock.advance(DAY + HOUR)
+    assert (await sweep(world, SweepName.GC_FILES)).removed == 1
+    assert (await sweep(world, STALE)).removed == 1
+    assert world.stored() == set()

@@ -5,16 +5,20 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from app.api.dependencies import Batches, Owner
+from app.api.idempotency import Idempotent, mark_replayed, replayable
 from app.api.json_route import JsonRoute
 from app.api.pagination import PageDep, encode_cursor
 from app.api.schemas.base import EXAMPLE_BATCH, BatchId, below
-from app.api.schemas.batches import BatchList, BatchOut, NewBatch, batch_out
+from app.api.schemas.batches import BatchList, BatchOut, ChangedBatch, NewBatch, batch_out
 from app.api.schemas.downloads import made
 from app.api.schemas.problems import problems
 from app.domain.errors import (
     BatchGone,
     BatchNotFound,
     ConflictingUpdate,
+    Draining,
+    IdempotencyKeyReused,
+    InvalidHeader,
     JobRunning,
     MalformedRequest,
     NotSupported,
@@ -29,38 +33,52 @@ from app.domain.errors import (
 router = APIRouter(route_class=JsonRoute, tags=["batches"])
 
 
+_LOCATION = f"/api/v1/batches/{EXAMPLE_BATCH}"
+
+
 @router.post(
     "/batches",
     status_code=201,
     summary="Make a session a batch",
     responses={
-        **made(201, "Made now.", f"/api/v1/batches/{EXAMPLE_BATCH}"),
-        200: {"model": BatchOut, "description": "The session was a batch already: this one."},
+        **replayable(
+            {
+                **made(201, "Made now.", _LOCATION),
+                200: {
+                    **made(200, "The session was a batch already: this one.", _LOCATION)[200],
+                    "model": BatchOut,
+                },
+            }
+        ),
         **problems(
-            SessionNotFound,
-            SessionGone,
-            SessionEmpty,
-            UploadsUnfinished,
-            MalformedRequest,
-            NotSupported,
-            RequestTooLarge,
-            UnsupportedMediaType,
+            *(SessionNotFound, SessionGone, SessionEmpty, UploadsUnfinished, BatchGone),
+            *(IdempotencyKeyReused, InvalidHeader, Draining),
+            *(MalformedRequest, NotSupported, RequestTooLarge, UnsupportedMediaType),
         ),
     },
 )
 async def create_batch(
-    request: Request, response: Response, body: NewBatch, owner: Owner, batches: Batches
+    request: Request,
+    response: Response,
+    body: NewBatch,
+    owner: Owner,
+    batches: Batches,
+    idempotent: Idempotent,
 ) -> BatchOut:
     """For sessions without `expected_files`, or to go on with fewer files than expected.
 
-    Every upload of the session must be complete: 409 lists those that are not. Asking again is
-    harmless and answers 200 with the same batch.
+    Every upload of the session must be complete: 409 lists those that are not. With
+    `only_completed` they end instead: who still writes one is stopped, its bytes go, and its URL
+    answers 410. Asking again is harmless and answers 200 with the same batch; with an
+    `Idempotency-Key`, the same request sent again is answered as the first one was.
     """
-    view, created = await batches.create(owner, body.session_id)
-    response.status_code = 201 if created else 200
+    answer = await batches.create(owner, body.session_id, body.only_completed, idempotent)
+    if answer.is_replay:
+        mark_replayed(response)
+    response.status_code = 201 if answer.is_new else 200
     root = request.scope.get("root_path", "")
-    response.headers["location"] = below(root, f"/api/v1/batches/{view.batch.id}")
-    return batch_out(view)
+    response.headers["location"] = below(root, f"/api/v1/batches/{answer.view.batch.id}")
+    return batch_out(answer.view)
 
 
 @router.get("/batches", summary="List batches", responses=problems())
@@ -77,8 +95,31 @@ async def list_batches(owner: Owner, batches: Batches, page: PageDep) -> BatchLi
     responses=problems(BatchNotFound, BatchGone),
 )
 async def get_batch(batch_id: BatchId, owner: Owner, batches: Batches) -> BatchOut:
-    """Its files, its jobs and the status derived from them. Looking moves its expiry on."""
+    """Its files, its jobs and the status derived from them. Looking moves its expiry on, unless
+    a client has put it somewhere.
+    """
     return batch_out(await batches.get(owner, batch_id))
+
+
+@router.patch(
+    "/batches/{batch_id}",
+    summary="Keep a batch or its files for another time",
+    responses=problems(
+        *(BatchNotFound, BatchGone),
+        *(MalformedRequest, NotSupported, RequestTooLarge, UnsupportedMediaType),
+    ),
+)
+async def change_batch(
+    batch_id: BatchId, body: ChangedBatch, owner: Owner, batches: Batches
+) -> BatchOut:
+    """Moves `expires_at`, or `keep_inputs_hours` also for jobs that have ended, forward or back.
+
+    A batch never ends before its files may go: while a job reads them, after a failed or cancelled
+    one for as long as a retry is possible, after a completed one for `keep_inputs_hours`. An end
+    that was asked for stays: looking at the batch does not move it on any more, a new job does.
+    Files that are gone stay gone.
+    """
+    return batch_out(await batches.change(owner, batch_id, body.to_domain()))
 
 
 @router.delete(

@@ -6,29 +6,38 @@ from fastapi import APIRouter, Query
 
 from app.api.dependencies import ContainerDep
 from app.api.json_route import JsonRoute
+from app.api.pagination import PageDep, encode_cursor
 from app.api.schemas.problems import problems
 from app.api.schemas.storage import StorageOut, storage_out
 from app.api.schemas.sweeps import SweepList, SweepRunOut, report_out, run_out
-from app.domain.errors import NotSupported, StorageFailed, SweepRunning
+from app.domain.errors import (
+    Draining,
+    NotSupported,
+    StorageFailed,
+    SweepRunning,
+)
 from app.domain.sweeps import SweepName, Trigger
-from app.services.sweep_reports import latest_reports
+from app.services.sweep_reports import list_reports
 
 router = APIRouter(route_class=JsonRoute, tags=["sweeps and storage"])
 
-LATEST = 100
 
-
-@router.get("/sweeps", summary="The latest reports", responses=problems())
-async def list_sweeps(container: ContainerDep) -> SweepList:
-    """What the sweeps did lately, newest first."""
-    reports = await latest_reports(container.db, LATEST)
-    return SweepList(items=[report_out(report) for report in reports], next=None)
+@router.get("/sweeps", summary="List reports", responses=problems())
+async def list_sweeps(
+    container: ContainerDep,
+    page: PageDep,
+    sweep: Annotated[SweepName | None, Query(description="Reports of this sweep only.")] = None,
+) -> SweepList:
+    """What the sweeps did, newest first, in pages. Old reports go, but for each sweep's latest."""
+    reports, following = await list_reports(container.db, page.cursor, page.limit, sweep)
+    cursor = encode_cursor(following) if following else None
+    return SweepList(items=[report_out(report) for report in reports], next=cursor)
 
 
 @router.post(
     "/sweeps/{name}",
     summary="Run a sweep now",
-    responses=problems(SweepRunning, NotSupported),
+    responses=problems(SweepRunning, NotSupported, Draining),
 )
 async def run_sweep(
     name: SweepName,

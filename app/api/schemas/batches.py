@@ -1,9 +1,10 @@
 """Batches as clients make and see them."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from app.api.schemas.base import (
     EXAMPLE_BATCH,
@@ -14,17 +15,51 @@ from app.api.schemas.base import (
     Out,
     SessionRef,
 )
+from app.api.schemas.expiry import Expiry, left_out
+from app.api.schemas.sessions import KeepInputsHours
 from app.domain.batches import BatchStatus
 from app.domain.jobs import Job, JobStatus
 from app.domain.tombstones import Reason
 from app.domain.uploads import Upload
-from app.services.batches import BatchView
+from app.services.batches import BatchChange, BatchView
 
 
 class NewBatch(In):
     """The session that is to become a batch."""
 
     session_id: SessionRef
+    only_completed: Annotated[
+        bool,
+        Field(
+            strict=True,
+            description="Take the uploads that are complete and end the others; else unfinished ones"
+            " stand in the way.",
+        ),
+    ] = False
+
+
+class ChangedBatch(In):
+    """What is to be moved, at least one of them."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    expires_at: Expiry = Field(default_factory=left_out)
+    keep_inputs_hours: KeepInputsHours = None
+
+    @model_validator(mode="after")
+    def _check_given(self) -> Self:
+        if not self.model_fields_set:
+            allowed = {"allowed": sorted(type(self).model_fields)}
+            raise PydanticCustomError("nothing_given", "Nothing is to be changed", allowed)
+        return self
+
+    def to_domain(self) -> BatchChange:
+        given = self.model_fields_set
+        return BatchChange(
+            expires_at=self.expires_at if "expires_at" in given else None,
+            moves_holds="keep_inputs_hours" in given,
+            keep_inputs_hours=self.keep_inputs_hours,
+        )
 
 
 class BatchFileOut(Out):
@@ -57,12 +92,19 @@ class BatchOut(Out):
 
     id: str = Field(examples=[EXAMPLE_BATCH])
     session_id: str = Field(examples=[EXAMPLE_SESSION])
-    status: BatchStatus
+    status: BatchStatus = Field(
+        description="`ready`: a job may begin. `spent`: no file is left, and how its jobs ended is not"
+        " known any more."
+    )
     files: list[BatchFileOut] = Field(description="In the order of the batch.")
     deleted_files: list[DeletedFileOut]
     jobs: list[BatchJobOut]
+    keep_inputs_hours: float | None = Field(
+        description="How long files stay after the last job that used them has completed; null: as"
+        " the service is set."
+    )
     created_at: datetime
-    expires_at: datetime = Field(description="Slides with use.")
+    expires_at: datetime = Field(description="Slides with use, unless it was moved by a client.")
 
 
 class BatchList(Out):
@@ -82,6 +124,7 @@ def batch_out(view: BatchView) -> BatchOut:
             for t in view.deleted_files
         ],
         jobs=[_job(job) for job in view.jobs],
+        keep_inputs_hours=batch.keep_inputs_hours,
         created_at=batch.created_at,
         expires_at=batch.expires_at,
     )

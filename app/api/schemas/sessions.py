@@ -8,7 +8,7 @@ from pydantic import Field
 from app.api.schemas.base import EXAMPLE_SESSION, In, Out
 from app.api.schemas.uploads import UploadOut, upload_out
 from app.domain.sessions import SessionStatus, Then
-from app.services.sessions import SessionView
+from app.services.sessions import SessionRequest, SessionView
 
 MOST_FILES = 1000
 TUS_ENDPOINT = "/files/"
@@ -29,9 +29,26 @@ class ThenIn(In):
     timeout_seconds: Annotated[
         float | None, Field(gt=0, description="Limit of one attempt; null: the default.")
     ] = None
+    one_time: Annotated[
+        bool,
+        Field(strict=True, description="Each output goes, after a grace, once it was delivered."),
+    ] = False
 
     def to_domain(self) -> Then:
-        return Then(self.operation, self.params, self.timeout_seconds)
+        return Then(self.operation, self.params, self.timeout_seconds, self.one_time)
+
+
+KeepInputsHours = Annotated[
+    float | None,
+    Field(
+        strict=True,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long the files stay after the last job that used them has completed, in"
+        " hours up to `TIDEMILL_TTL_MAX_HOURS`; null: as the service is set.",
+        examples=[48],
+    ),
+]
 
 
 class NewSession(In):
@@ -48,12 +65,18 @@ class NewSession(In):
         ),
     ] = None
     then: ThenIn | None = None
+    keep_inputs_hours: KeepInputsHours = None
+
+    def to_domain(self) -> SessionRequest:
+        then = self.then.to_domain() if self.then else None
+        return SessionRequest(self.expected_files, then, self.keep_inputs_hours)
 
 
 class ThenOut(Out):
     operation: str = Field(examples=["trim"])
     params: dict[str, Any] = Field(examples=[{"start": 2, "end": 7}])
     timeout_seconds: float | None
+    one_time: bool
 
 
 class TusOut(Out):
@@ -70,6 +93,7 @@ class SessionOut(Out):
     status: SessionStatus
     expected_files: int | None
     then: ThenOut | None
+    keep_inputs_hours: float | None = Field(description="Null: as the service is set.")
     uploads: list[UploadOut] = Field(description="Oldest first.")
     batch_id: str | None
     tus: TusOut
@@ -87,10 +111,14 @@ def session_out(view: SessionView, tus_endpoint: str) -> SessionOut:
         status=session.status,
         expected_files=session.expected_files,
         then=ThenOut(
-            operation=then.operation, params=then.params, timeout_seconds=then.timeout_seconds
+            operation=then.operation,
+            params=then.params,
+            timeout_seconds=then.timeout_seconds,
+            one_time=then.one_time,
         )
         if then
         else None,
+        keep_inputs_hours=session.keep_inputs_hours,
         uploads=[upload_out(upload) for upload in view.uploads],
         batch_id=session.batch_id,
         tus=TusOut(endpoint=tus_endpoint, metadata={"session": session.id}),

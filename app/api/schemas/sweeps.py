@@ -44,7 +44,7 @@ class SweepRunOut(SweepReportOut):
 
 class SweepList(Out):
     items: list[SweepReportOut] = Field(description="Newest first.")
-    next: str | None = Field(description="Always null: only the latest reports are listed.")
+    next: str | None = Field(description="Pass as `cursor` for the next page; null: no more.")
 
 
 def report_out(report: SweepReport) -> SweepReportOut:

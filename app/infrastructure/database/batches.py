@@ -67,6 +67,7 @@ class SqlBatches(BatchRows):
             "id_": batch.id,
             "expires_at": batch.expires_at,
             "keep_inputs_hours": batch.keep_inputs_hours,
+            "slides": batch.slides,
         }
         change_one(self._connection, _UPDATE, values, "batch")
 

@@ -23,7 +23,8 @@ _DUE = (
     .limit(bindparam("limit_"))
 )
 _ALL = select(cleanup_pending).order_by(_ROW.created_at, _ROW.path).limit(bindparam("limit_"))
-_COUNT = select(func.count()).select_from(cleanup_pending)
+_COUNT = select(func.count()).where(_ROW.attempts >= bindparam("least_"))
+_STUCK = _ALL.where(_ROW.attempts >= bindparam("least_"))
 
 
 class SqlCleanup(CleanupRows):
@@ -54,8 +55,11 @@ class SqlCleanup(CleanupRows):
     def list_all(self, limit: int) -> list[PendingCleanup]:
         return self._list(_ALL, {"limit_": limit})
 
-    def count(self) -> int:
-        return int(self._connection.execute(_COUNT).scalar_one())
+    def list_stuck(self, least_attempts: int, limit: int) -> list[PendingCleanup]:
+        return self._list(_STUCK, {"least_": least_attempts, "limit_": limit})
+
+    def count(self, *, least_attempts: int = 0) -> int:
+        return int(self._connection.execute(_COUNT, {"least_": least_attempts}).scalar_one())
 
     def _list(self, query: Any, values: Values) -> list[PendingCleanup]:
         found = self._connection.execute(query, values)

@@ -21,6 +21,9 @@ BUSY_SECONDS = 5.0
 _WAIT_FACTOR = 3
 """How many of those who wait for a lock may be waited for, before a caller gives up its turn."""
 
+_PAGES_PER_STEP = 2000
+"""Of 4 KiB: freed in less than a tenth of a second, for which everybody else who writes waits."""
+
 _CHECK = select(func.count()).select_from(instance)
 
 _log = structlog.get_logger()
@@ -81,10 +84,15 @@ class SqlDatabase(Database):
     async def checkpoint(self) -> None:
         """Give free pages back to the file system and empty the write-ahead log (SQLite only).
 
-        Waits for readers within the busy limit; a log that cannot be emptied for them stays.
+        In steps, between which others write. Waits for readers within the busy limit; a log that
+        cannot be emptied for them stays.
         """
-        if self._is_sqlite:
-            await self._writer.run_outside(_checkpoint)
+        if not self._is_sqlite:
+            return
+        left = await self._writer.run_outside(_count_free_pages)
+        for _ in range(0, max(left, 1), _PAGES_PER_STEP):
+            await self._writer.run_outside(_free_some_pages)
+        await self._writer.run_outside(_empty_log)
 
     async def close(self) -> None:
         """End the threads once what they were given has ended. A repeat is harmless.
@@ -95,13 +103,23 @@ class SqlDatabase(Database):
         await self._writer.close()
 
 
-def _checkpoint(connection: Connection) -> None:
-    # Through the driver: neither may run inside the transaction that SQLAlchemy would begin.
+def _count_free_pages(connection: Connection) -> int:
+    driver = connection.connection.driver_connection
+    return int(driver.execute("PRAGMA freelist_count").fetchone()[0]) if driver else 0
+
+
+def _free_some_pages(connection: Connection) -> None:
+    # Through the driver: this may not run inside the transaction that SQLAlchemy would begin.
+    driver = connection.connection.driver_connection
+    if driver is not None:
+        # Frees one page per step, and Python's execute() takes one step: only a script goes on.
+        driver.executescript(f"PRAGMA incremental_vacuum({_PAGES_PER_STEP})")
+
+
+def _empty_log(connection: Connection) -> None:
     driver = connection.connection.driver_connection
     if driver is None:
         return
-    # Frees one page per step, and Python's execute() takes one step: only a script goes to the end.
-    driver.executescript("PRAGMA incremental_vacuum")
     busy, pages, _done = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if busy:
         _log.info("checkpoint.postponed", pages=pages)

@@ -14,6 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, insert, inspect, select
 
 from app.domain.errors import ConflictingUpdate, InternalError
@@ -59,6 +60,16 @@ def head_revision() -> str:
     if head is None:
         raise InternalError("There are no migrations in this installation")
     return head
+
+
+def knows_revision(revision: str | None) -> bool:
+    """Whether this version can bring a database of that revision to its own."""
+    if revision is None:
+        return True
+    try:
+        return ScriptDirectory.from_config(_config()).get_revision(revision) is not None
+    except CommandError:
+        return False
 
 
 def check_migrations(url: str | None = None) -> None:

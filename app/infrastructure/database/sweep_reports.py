@@ -3,9 +3,21 @@
 from dataclasses import asdict
 from datetime import datetime
 
-from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, tuple_
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    tuple_,
+)
 
 from app.domain.sweeps import SweepName, SweepReport
+from app.infrastructure.database.statements import changed
 from app.infrastructure.database.tables import sweep_reports
 from app.services.ports import Cursor, SweepReportRows
 
@@ -13,9 +25,15 @@ _ROW = sweep_reports.c
 _NEWEST = select(sweep_reports).order_by(_ROW.started_at.desc(), _ROW.id.desc())
 _INSERT = insert(sweep_reports)
 _LATEST_OF = _NEWEST.where(_ROW.sweep == bindparam("sweep_")).limit(1)
-_DELETE_BEFORE = delete(sweep_reports).where(
-    _ROW.sweep == bindparam("sweep_"), _ROW.started_at < bindparam("before_")
+_LATER = sweep_reports.alias("later")
+_HAS_LATER = exists().where(
+    _LATER.c.sweep == _ROW.sweep,
+    tuple_(_LATER.c.started_at, _LATER.c.id) > tuple_(_ROW.started_at, _ROW.id),
 )
+_IS_OLD = and_(_ROW.started_at < bindparam("before_"), _HAS_LATER)
+_OLD = select(_ROW.id).where(_IS_OLD).order_by(_ROW.started_at).limit(bindparam("limit_"))
+_DELETE_OLD = delete(sweep_reports).where(_ROW.id.in_(_OLD))
+_COUNT_OLD = select(func.count()).select_from(sweep_reports).where(_IS_OLD)
 
 
 class SqlSweepReports(SweepReportRows):
@@ -45,10 +63,11 @@ class SqlSweepReports(SweepReportRows):
             query = query.where(tuple_(_ROW.started_at, _ROW.id) < after)
         return [_report(row) for row in self._connection.execute(query).mappings()]
 
-    def delete_before(self, sweep: SweepName, before: datetime) -> int:
-        return self._connection.execute(
-            _DELETE_BEFORE, {"sweep_": sweep, "before_": before}
-        ).rowcount
+    def delete_old(self, before: datetime, limit: int) -> int:
+        return changed(self._connection, _DELETE_OLD, {"before_": before, "limit_": limit})
+
+    def count_old(self, before: datetime) -> int:
+        return int(self._connection.execute(_COUNT_OLD, {"before_": before}).scalar_one())
 
 
 def _report(row: RowMapping) -> SweepReport:

@@ -67,6 +67,7 @@ batches = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
     Column("keep_inputs_hours", Double),
+    Column("slides", Boolean, nullable=False),
     Index(None, "owner", "created_at", "id"),
     Index(None, "expires_at"),
 )

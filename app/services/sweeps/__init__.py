@@ -35,8 +35,11 @@ SWEEPS_AT_START: tuple[SweepName, ...] = (
     SweepName.GC_FILES,
     SweepName.STALE_SESSIONS,
     SweepName.SPENT_INPUTS,
+    SweepName.OLD_RECORDS,
 )
-"""What runs once after a start, in this order: what is whole is completed before anything expires."""
+"""What runs once after a start, in this order: what is whole is completed before anything expires,
+and what is due daily would never come where the service is restarted daily.
+"""
 
 DISPATCH_AGAIN_AFTER = timedelta(seconds=60)
 

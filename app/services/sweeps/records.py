@@ -1,8 +1,8 @@
 """``old_records``: rows that nobody needs any more, of things whose bytes are long gone."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from typing import ClassVar
 
 from app.domain import idempotency
@@ -10,47 +10,83 @@ from app.domain.sweeps import SweepName, Victim
 from app.services.ports import Database, Transaction
 from app.services.sweeps.base import SweepRun
 
-Rows = Callable[[Transaction], int]
+REPORTS_KEPT = timedelta(days=2)
+"""At the default intervals some 14,000 reports are written a day."""
+ROUNDS = 100
+"""Transactions that one run takes per kind, of as many rows as its limit says: uploads write their
+tombstones faster than a few thousand a day, and between two rounds the others write.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One kind of rows, all of them older than ``before``."""
+
+    name: str
+    before: datetime
+    why: str
+    count: Callable[[Transaction, datetime], int]
+    delete: Callable[[Transaction, datetime, int], int]
 
 
 class OldRecords:
-    """Forgets tombstones past their days and idempotency keys whose thing is gone."""
+    """Forgets tombstones past their days, idempotency keys whose thing is gone, and old reports.
+
+    The latest report of each sweep stays. Then the space of what was deleted is given back.
+    """
 
     name: ClassVar[SweepName] = SweepName.OLD_RECORDS
 
-    def __init__(self, db: Database, tombstones_kept: timedelta) -> None:
+    def __init__(self, db: Database, tombstones_kept: timedelta, *, rounds: int = ROUNDS) -> None:
         self._db = db
         self._tombstones_kept = tombstones_kept
+        self._rounds = rounds
 
     async def run(self, run: SweepRun) -> None:
-        run.cutoff = before = run.now - self._tombstones_kept
-        old_keys = run.now - idempotency.KEPT
-        await self._forget(
-            run,
-            Victim("tombstones", f"before {_shown(before)}", "kept long enough"),
-            count=lambda tx: tx.tombstones.count_before(before),
-            delete=partial(_delete_tombstones, before=before, limit=run.limit),
+        run.cutoff = run.now - self._tombstones_kept
+        for kind in self._kinds(run.now):
+            victim = Victim(kind.name, f"before {_shown(kind.before)}", kind.why)
+            with run.entry(victim.kind, victim.id):
+                await self._forget(run, kind, victim)
+        if not run.dry_run:
+            with run.entry("database", "space"):
+                await self._db.checkpoint()
+
+    def _kinds(self, now: datetime) -> tuple[_Kind, ...]:
+        return (
+            _Kind(
+                "tombstones",
+                now - self._tombstones_kept,
+                "kept long enough",
+                lambda tx, before: tx.tombstones.count_before(before),
+                lambda tx, before, limit: tx.tombstones.delete_before(before, limit),
+            ),
+            _Kind(
+                "idempotency_keys",
+                now - idempotency.KEPT,
+                "what they made is gone",
+                lambda tx, before: tx.idempotency.count_old(before),
+                lambda tx, before, limit: tx.idempotency.delete_old(before, limit),
+            ),
+            _Kind(
+                "sweep_reports",
+                now - REPORTS_KEPT,
+                "kept long enough",
+                lambda tx, before: tx.sweep_reports.count_old(before),
+                lambda tx, before, limit: tx.sweep_reports.delete_old(before, limit),
+            ),
         )
-        await self._forget(
-            run,
-            Victim("idempotency_keys", f"before {_shown(old_keys)}", "what they made is gone"),
-            count=lambda tx: tx.idempotency.count_old(old_keys),
-            delete=partial(_delete_keys, before=old_keys, limit=run.limit),
-        )
 
-    async def _forget(self, run: SweepRun, victim: Victim, *, count: Rows, delete: Rows) -> None:
-        with run.entry(victim.kind, victim.id):
-            found = await self._db.read(count)
-            if found and run.claim(victim):
-                run.tally.removed += await self._db.write(delete)
-
-
-def _delete_tombstones(tx: Transaction, *, before: datetime, limit: int) -> int:
-    return tx.tombstones.delete_before(before, limit)
-
-
-def _delete_keys(tx: Transaction, *, before: datetime, limit: int) -> int:
-    return tx.idempotency.delete_old(before, limit)
+    async def _forget(self, run: SweepRun, kind: _Kind, victim: Victim) -> None:
+        found = await self._db.read(lambda tx: kind.count(tx, kind.before))
+        counted = Victim(victim.kind, victim.id, f"{victim.why}; rows: {found}")
+        if not found or not run.claim(counted):
+            return
+        for _ in range(self._rounds):
+            removed = await self._db.write(lambda tx: kind.delete(tx, kind.before, run.limit))
+            run.tally.removed += removed
+            if removed < run.limit:
+                return
 
 
 def _shown(at: datetime) -> str:

@@ -4,14 +4,13 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 
 import structlog
 
 from app.domain.errors import AppError, SweepRunning
 from app.domain.ids import new_id
 from app.domain.sweeps import SweepName, SweepReport, Trigger, Victim
-from app.services.ports import Clock, Database, Metrics, Transaction
+from app.services.ports import Clock, Database, Metrics
 from app.services.sweeps.base import Sweep, SweepRun
 
 log = structlog.get_logger(__name__)
@@ -23,8 +22,6 @@ RENEW_SECONDS = 8.0
 TICK_SHARE = 0.9
 """Of an interval: clocks of several processes differ, and a tick a little early is still the next."""
 MAX_ERRORS_KEPT = 100
-REPORTS_KEPT = timedelta(days=2)
-"""At the default intervals some 14,000 reports are written a day: each run takes away the old ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +127,13 @@ class SweepService:
         except Exception as error:
             came_to_its_end = False
             code = error.code if isinstance(error, AppError) else type(error).__name__
-            run.tally.errors.append(f"sweep {name.value}: {code}")
+            # First, since only so many errors are kept: by it a report tells that the run failed.
+            run.tally.errors.insert(0, f"sweep {name.value}: {code}")
             log.exception("sweep.failed", sweep=name.value, code=code)
         report = self._report(run_id, run, trigger, self._clock.monotonic() - started)
         if not dry_run:
             self._measure(report, succeeded=came_to_its_end)
-            await self._db.write(partial(_keep, report))
+            await self._db.write(lambda tx: tx.sweep_reports.insert(report))
             if came_to_its_end:
                 self._last_success[name] = self._clock.monotonic()
         _log(report)
@@ -192,11 +190,6 @@ class SweepService:
             await self._db.write(lambda tx: tx.leases.release(lease, holder))
         except AppError as error:  # it runs out by itself
             log.warning("sweep.lease_not_released", lease=lease, code=error.code)
-
-
-def _keep(report: SweepReport, tx: Transaction) -> None:
-    tx.sweep_reports.insert(report)
-    tx.sweep_reports.delete_before(report.sweep, report.started_at - REPORTS_KEPT)
 
 
 def _log(report: SweepReport) -> None:

@@ -15,6 +15,7 @@ from app.domain.uploads import Upload, UploadStatus
 from app.services.burial import bury_batch, bury_session
 from app.services.disposal import Disposal
 from app.services.ports import Database, Files, Metrics, Transaction, UploadLocks
+from app.services.sessions import promised_to_uploads
 from app.services.sweeps.base import SweepRun
 from app.services.sweeps.uploads import Seen, UploadWatch
 
@@ -25,7 +26,7 @@ class StaleSessions:
     """``stale_sessions``: removes open sessions, with their files, that are idle past their age.
 
     Idle means that no request touched them and no byte arrived: a file's own time counts, and so
-    does a writer.
+    does a writer. One whose client was promised more time for an unfinished upload stays as long.
     """
 
     name: ClassVar[SweepName] = SweepName.STALE_SESSIONS
@@ -61,11 +62,11 @@ class StaleSessions:
             run.skip("being_written")
             return
         seen = self._look(uploads)
-        alive = _why_alive(session, uploads, seen, cutoff)
+        alive = _why_alive(session, uploads, seen, cutoff, run.now)
         if alive is not None:
             run.skip(alive)
-            if alive == "receiving" and not run.dry_run:
-                await self._note_activity(session, uploads, seen)
+            if not run.dry_run:
+                await self._note(session, uploads, seen, alive)
             return
         size = sum(look.size for look in seen.values())
         why = f"idle since before {cutoff.isoformat(timespec='seconds')}; uploads: {len(uploads)}"
@@ -91,7 +92,7 @@ class StaleSessions:
                     return None
                 if any(upload.id not in seen for upload in present):
                     return None
-                if _why_alive(fresh, present, seen, cutoff) is not None:
+                if _why_alive(fresh, present, seen, cutoff, run.now) is not None:
                     return None
                 return bury_session(
                     tx, fresh, reason=Reason.SESSION_EXPIRED, sweep=run.name, now=run.now
@@ -108,11 +109,17 @@ class StaleSessions:
     def _look(self, uploads: list[Upload]) -> dict[str, Seen]:
         return {upload.id: self._watch.look(upload) for upload in uploads}
 
-    async def _note_activity(
-        self, session: Session, uploads: list[Upload], seen: dict[str, Seen]
+    async def _note(
+        self, session: Session, uploads: list[Upload], seen: dict[str, Seen], alive: str
     ) -> None:
-        """Write what the files say into the row, so that it stops turning up among the idle."""
-        active_at = _active_at(session, uploads, seen)
+        """Write into the row what keeps it alive, so that it stops turning up among the idle."""
+        if alive == "receiving":
+            active_at = _active_at(session, uploads, seen)
+        elif alive == "promised" and (until := promised_to_uploads(uploads)):
+            # Idle again at the very moment when the promise is kept.
+            active_at = until - self._policy.max_age
+        else:
+            return
         await self._db.write(lambda tx: tx.sessions.touch(session.id, active_at))
 
 
@@ -121,12 +128,19 @@ def _active_at(session: Session, uploads: list[Upload], seen: dict[str, Seen]) -
 
 
 def _why_alive(
-    session: Session, uploads: list[Upload], seen: dict[str, Seen], cutoff: datetime
+    session: Session,
+    uploads: list[Upload],
+    seen: dict[str, Seen],
+    cutoff: datetime,
+    now: datetime,
 ) -> str | None:
     receiving = [upload for upload in uploads if upload.status is UploadStatus.RECEIVING]
     if any(seen[upload.id].is_whole(upload) for upload in receiving):
         return "whole"  # unclaimed_uploads completes it, and then it may be a batch
-    return "receiving" if _active_at(session, uploads, seen) >= cutoff else None
+    if _active_at(session, uploads, seen) >= cutoff:
+        return "receiving"
+    promised = promised_to_uploads(uploads)
+    return "promised" if promised is not None and promised >= now else None
 
 
 class ExpiredBatches:
