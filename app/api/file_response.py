@@ -1,31 +1,38 @@
 """A stored file as an ASGI response: Range, conditional requests, digest, and nothing kept open.
 
 Starlette's own takes background tasks that also run after aborts, does not close early enough on a
-missing file, and knows no digest. This one opens the file before the headers go out, reads in
-pieces of 1 MiB, and closes it in ``finally``.
+missing file, and knows no digest. This one opens the file before the headers go out, sends it by
+sendfile where the server offers the socket (else in pieces of 1 MiB), closes it in ``finally``, and
+tells there whoever wants to know what was sent.
 """
 
 import asyncio
 import base64
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from email.utils import format_datetime, parsedate_to_datetime
+from datetime import datetime
+from email.utils import format_datetime
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import quote
 
+import structlog
 from starlette.datastructures import Headers
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from app.api.connection import SENT_BYTES, Connection, connection_of
 from app.api.errors import problem_response
+from app.api.ranges import is_not_modified, may_use_range, parse_range
+from app.api.socket_sender import ClientGone, ClientStalled, SocketSender
+from app.api.source_file import SourceFile
+from app.domain.delivery import ByteSpan
 from app.domain.errors import AppError, RangeNotSatisfiable, StorageFailed
+from app.services.cancellation import uninterrupted
+
+log = structlog.get_logger(__name__)
 
 PIECE_BYTES = 1024 * 1024
-_RANGE = re.compile(r"bytes[ \t]*=[ \t]*(\d{0,19})[ \t]*-[ \t]*(\d{0,19})\Z", re.IGNORECASE)
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,80}/[A-Za-z0-9!#$&^_.+-]{1,80}\Z")
 _LONGEST_NAME = 200
 _LONGEST_ENDING = 16
@@ -47,15 +54,16 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """The bytes ``start``..``end`` of a file, ``end`` excluded."""
+class Sent:
+    """What became of a body: the bytes that were handed over, from the span's start on, and whether
+    the client's system has confirmed them all (``SocketSender.is_taken``).
+    """
 
-    start: int
-    end: int
+    span: ByteSpan
+    is_taken: bool
 
-    @property
-    def length(self) -> int:
-        return self.end - self.start
+
+OnSent = Callable[[Sent], Awaitable[None]]
 
 
 def etag_of(file: StoredFile) -> str | None:
@@ -89,65 +97,11 @@ def _shorten(name: str) -> str:
     return f"{stem[: _LONGEST_NAME - len(ending) - 1]}{dot}{ending}"
 
 
-def parse_range(text: str, size: int) -> Span | None:
-    """Return the span of a single byte range, None for what is to be ignored (RFC 9110, 14.2).
-
-    Several ranges are ignored: the whole file is a correct answer to them. Raises
-    RangeNotSatisfiable for a single range that holds no byte of the file.
-    """
-    match = _RANGE.match(text.strip())
-    if match is None or not any(match.groups()):
-        return None
-    first, last = match.groups()
-    if not first:
-        suffix = int(last)
-        span = Span(max(0, size - suffix), size)
-    else:
-        start = int(first)
-        if last and int(last) < start:
-            return None
-        span = Span(start, min(int(last) + 1, size) if last else size)
-    if span.length <= 0:
-        msg = f"The file has {size} bytes; the range asked for has none of them."
-        raise RangeNotSatisfiable(msg, extra={"size_bytes": size})
-    return span
-
-
-def is_not_modified(headers: Headers, etag: str | None, modified_at: datetime) -> bool:
-    """Whether the client has the file already: If-None-Match, else If-Modified-Since."""
-    wanted = headers.get("if-none-match")
-    if wanted is not None:
-        tags = [tag.strip().removeprefix("W/") for tag in wanted.split(",")]
-        return "*" in tags or (etag is not None and etag in tags)
-    since = _http_date(headers.get("if-modified-since"))
-    return since is not None and modified_at.replace(microsecond=0) <= since
-
-
-def may_use_range(headers: Headers, etag: str | None, modified_at: datetime) -> bool:
-    """Whether If-Range allows a part: a strong match of the tag, or exactly the file's date."""
-    condition = headers.get("if-range")
-    if condition is None:
-        return True
-    condition = condition.strip()
-    if condition.startswith(('"', "W/")):
-        return etag is not None and condition == etag
-    return _http_date(condition) == modified_at.replace(microsecond=0)
-
-
-def _http_date(text: str | None) -> datetime | None:
-    if not text:
-        return None
-    try:
-        found = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return None
-    return found if found.utcoffset() == timedelta(0) else None
-
-
 class FileResponse(Response):
     """A response that sends a stored file, or the part of it that was asked for.
 
-    ``missing`` is the error to answer when the file is not there any more.
+    ``missing`` is the error to answer when the file is not there any more. ``on_sent`` is told of
+    every body that was begun, however it ended, once that is known; never of HEAD, 304 and errors.
     """
 
     def __init__(
@@ -155,39 +109,35 @@ class FileResponse(Response):
         file: StoredFile,
         *,
         missing: AppError,
-        headers: Mapping[str, str] | None = None,
+        on_sent: OnSent | None = None,
     ) -> None:
         super().__init__()
         self._file = file
         self._missing = missing
-        self._extra = dict(headers or {})
+        self._on_sent = on_sent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            handle = await asyncio.to_thread(self._open)
+            source = await asyncio.to_thread(SourceFile.open, self._file.path)
         except FileNotFoundError:
             await problem_response(self._missing, scope)(scope, receive, send)
             return
         except OSError as error:
             raise StorageFailed("The stored file cannot be opened.") from error
         try:
-            await self._answer(handle, scope, receive, send)
+            await self._answer(source, scope, receive, send)
         finally:
-            handle.close()
+            source.close()
 
-    def _open(self) -> BinaryIO:
-        descriptor = os.open(self._file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        return os.fdopen(descriptor, "rb", buffering=0)
-
-    async def _answer(self, handle: BinaryIO, scope: Scope, receive: Receive, send: Send) -> None:
-        size = os.fstat(handle.fileno()).st_size
+    async def _answer(self, source: SourceFile, scope: Scope, receive: Receive, send: Send) -> None:
+        size = source.size_bytes
         asked = Headers(scope=scope)
         etag = etag_of(self._file)
         if is_not_modified(asked, etag, self._file.modified_at):
             await self._start(send, 304, self._validators())
             await send({"type": "http.response.body", "body": b""})
             return
-        span, status = Span(0, size), 200
+        span, status = ByteSpan(0, size), 200
         # RFC 9110, 14.2: Range means something for GET only.
         wanted = asked.get("range") if scope["method"] == "GET" else None
         if wanted is not None and may_use_range(asked, etag, self._file.modified_at):
@@ -204,13 +154,13 @@ class FileResponse(Response):
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return
-        # A server drops what is sent after the peer has gone; someone must notice and stop reading.
-        watcher = asyncio.create_task(_until_gone(receive))
-        try:
-            await self._stream(handle, span, send, watcher)
-        finally:
-            watcher.cancel()
-            await asyncio.wait([watcher])
+        connection = connection_of(scope)
+        sender = SocketSender.take(connection)
+        if connection is None or sender is None:
+            await self._send_pieces(source, span, receive, send)
+            return
+        with sender:
+            await self._send_by_socket(source, span, connection, sender, send)
 
     async def _start(self, send: Send, status: int, headers: Mapping[str, str]) -> None:
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
@@ -218,7 +168,6 @@ class FileResponse(Response):
 
     def _validators(self) -> dict[str, str]:
         headers = {
-            **self._extra,
             "last-modified": format_datetime(self._file.modified_at, usegmt=True),
             # Kept by the client, asked again each time: what was deleted must answer 410.
             "cache-control": "private, no-cache",
@@ -226,7 +175,7 @@ class FileResponse(Response):
         etag = etag_of(self._file)
         return {**headers, "etag": etag} if etag else headers
 
-    def _describe(self, span: Span, size: int, status: int) -> dict[str, str]:
+    def _describe(self, span: ByteSpan, size: int, status: int) -> dict[str, str]:
         media_type = self._file.media_type
         headers = {
             **self._validators(),
@@ -246,22 +195,58 @@ class FileResponse(Response):
             headers["content-range"] = f"bytes {span.start}-{span.end - 1}/{size}"
         return headers
 
-    async def _stream(
-        self, handle: BinaryIO, span: Span, send: Send, gone: "asyncio.Task[None]"
+    async def _send_by_socket(
+        self,
+        source: SourceFile,
+        span: ByteSpan,
+        connection: Connection,
+        sender: SocketSender,
+        send: Send,
     ) -> None:
+        is_taken, is_proved = False, self._on_sent is not None
+        try:
+            await sender.send(source, span, is_proved=is_proved)
+            connection.count_sent(span.length)
+            await send({"type": "http.response.body", "body": b"", SENT_BYTES: span.length})
+            is_taken = is_proved and await sender.is_taken()
+        except ClientGone as error:
+            if isinstance(error, ClientStalled):
+                log.info("download.stalled", sent=sender.position - span.start)
+            connection.drop()
+            sent = sender.position - span.start
+            more: Message = {"type": "http.response.body", "more_body": True, SENT_BYTES: sent}
+            await send(more)
+        finally:
+            await self._tell(ByteSpan(span.start, sender.position), is_taken=is_taken)
+
+    async def _send_pieces(
+        self, source: SourceFile, span: ByteSpan, receive: Receive, send: Send
+    ) -> None:
+        """Send through the server, which says nothing of what became of it: nothing is proved."""
+        # A server drops what is sent after the peer has gone; someone must notice and stop reading.
+        gone = asyncio.create_task(_until_gone(receive))
         position = span.start
-        while position < span.end and not gone.done():
-            wanted = min(PIECE_BYTES, span.end - position)
-            piece = await asyncio.to_thread(os.pread, handle.fileno(), wanted, position)
-            if not piece:
-                # Cut under our hands: end the connection rather than pretend it was all.
-                msg = "the file became shorter while it was sent"
-                raise OSError(msg)
-            position += len(piece)
-            more = position < span.end
-            await send({"type": "http.response.body", "body": piece, "more_body": more})
-        if span.length == 0:
-            await send({"type": "http.response.body", "body": b""})
+        try:
+            while position < span.end and not gone.done():
+                wanted = min(PIECE_BYTES, span.end - position)
+                piece = await uninterrupted(asyncio.to_thread(source.read, position, wanted))
+                if not piece:
+                    # Cut under our hands: end the connection rather than pretend it was all.
+                    msg = "the file became shorter while it was sent"
+                    raise OSError(msg)
+                position += len(piece)
+                more = position < span.end
+                await send({"type": "http.response.body", "body": piece, "more_body": more})
+            if span.length == 0:
+                await send({"type": "http.response.body", "body": b""})
+        finally:
+            gone.cancel()
+            await asyncio.wait([gone])
+            await self._tell(ByteSpan(span.start, position), is_taken=False)
+
+    async def _tell(self, span: ByteSpan, *, is_taken: bool) -> None:
+        if self._on_sent is not None:
+            await self._on_sent(Sent(span, is_taken))
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -19,6 +19,7 @@ from app.api.access import (
     is_tus_path,
     route_path,
 )
+from app.api.connection import SENT_BYTES
 from app.api.errors import problem_response
 from app.domain.errors import AppError, InternalError
 from app.domain.ids import new_id
@@ -28,8 +29,9 @@ log = structlog.get_logger(__name__)
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _SECONDS_OF_PREFLIGHT = "86400"
 EXPOSED_HEADERS = (
-    "Accept-Ranges, Allow, Content-Disposition, Content-Length, Content-Range, ETag, Last-Modified,"
-    " Location, Repr-Digest, Retry-After, Tidemill-Batch, Tidemill-Job, Tidemill-Upload,"
+    "Accept-Ranges, Allow, Content-Disposition, Content-Length, Content-Range, ETag,"
+    " Idempotency-Replayed, Last-Modified, Location, Repr-Digest, Retry-After, Tidemill-Batch,"
+    " Tidemill-Job, Tidemill-Upload,"
     " Tus-Checksum-Algorithm, Tus-Extension, Tus-Max-Size, Tus-Resumable, Tus-Version,"
     " Upload-Concat, Upload-Defer-Length, Upload-Expires, Upload-Length, Upload-Metadata,"
     " Upload-Offset, WWW-Authenticate, X-HTTP-Method-Override, X-Request-ID"
@@ -84,18 +86,22 @@ class _Exchange:
         self._started = time.perf_counter()
         self._status = 0
         self._bytes = 0
+        self._ended: float | None = None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
             MutableHeaders(scope=message)["x-request-id"] = self._request_id
         elif message["type"] == "http.response.body":
-            self._bytes += len(message.get("body", b""))
+            # Files go to the socket past ASGI; their senders say how much.
+            self._bytes += len(message.get("body", b"")) + message.get(SENT_BYTES, 0)
+            if not message.get("more_body", False):
+                self._ended = time.perf_counter()
         await self._send(message)
 
     def finish(self) -> None:
         # The path without its query: that is where tokens and signatures would be.
-        elapsed = time.perf_counter() - self._started
+        elapsed = (self._ended or time.perf_counter()) - self._started
         log.info(
             "request.finished",
             method=self._scope["method"],

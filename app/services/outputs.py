@@ -1,18 +1,29 @@
-"""Outputs: finding the stored file of one, and letting go of it."""
+"""Outputs: finding the stored file of one, keeping it for another time, and letting go of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import structlog
 
 from app.domain import layout
-from app.domain.errors import AppError, JobRunning, OutputGone, OutputNotFound, OutputNotReady
-from app.domain.outputs import Output
+from app.domain.errors import (
+    AppError,
+    InvalidRequest,
+    JobRunning,
+    OutputGone,
+    OutputNotFound,
+    OutputNotReady,
+)
+from app.domain.outputs import Output, OutputStatus
+from app.domain.retention import RetentionPolicy
 from app.domain.tombstones import Reason, ThingKind
 from app.services.absence import absent, as_gone
 from app.services.burial import bury_output
+from app.services.delivery import DeliveryService
 from app.services.disposal import Disposal
 from app.services.ports import Clock, Database, Files, Transaction
+from app.services.retention import check_expiry
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +38,8 @@ class OutputService:
     files: Files
     clock: Clock
     disposal: Disposal
+    deliveries: DeliveryService
+    retention: RetentionPolicy
 
     async def get(self, owner: str, output_id: str) -> tuple[Output, Path]:
         """Return the output and the absolute path of its bytes.
@@ -41,6 +54,40 @@ class OutputService:
         buried = await self.db.read(lambda tx: tx.tombstones.list_by_parent(_KIND, job_id))
         mine = [tombstone for tombstone in buried if tombstone.owner == owner]
         return as_gone(mine[-1], OutputGone) if mine else OutputGone("The job has no output.")
+
+    async def move_expiry(self, owner: str, output_id: str, expires_at: datetime) -> Output:
+        """Keep an output until ``expires_at``, longer or shorter than before; its job stays as long.
+
+        Raises OutputNotFound, OutputGone, OutputNotReady, ConflictingUpdate, and InvalidRequest for
+        a time in the past or beyond the longest allowed, or when it was delivered and goes anyway.
+        """
+
+        def work(tx: Transaction) -> Output:
+            output = _find(tx, owner, output_id)
+            check_expiry(expires_at, self.clock.now(), self.retention)
+            self._refuse_delivered(output)
+            moved = replace(output, expires_at=expires_at)
+            tx.outputs.update(moved, expected=output.status)
+            job = tx.jobs.find(output.job_id)
+            # A job takes its outputs along when it goes.
+            if job is not None and job.expires_at is not None and job.expires_at < expires_at:
+                kept = replace(job, expires_at=expires_at)
+                tx.jobs.update(kept, expected=job.status, attempt=job.attempt)
+            return moved
+
+        moved = await self.db.write(work)
+        log.info("output.expiry_moved", output_id=output_id, expires_at=expires_at.isoformat())
+        return moved
+
+    def _refuse_delivered(self, output: Output) -> None:
+        if output.status is not OutputStatus.DELIVERED or output.delivered_at is None:
+            return
+        end = output.delivered_at + self.retention.delivery_grace
+        shown = end.isoformat(timespec="seconds").replace("+00:00", "Z")
+        message = f"was delivered, and goes after {shown}"
+        error = {"in": "body", "loc": "expires_at", "message": message}
+        msg = f"expires_at: the one-time output {message}; its end cannot be moved."
+        raise InvalidRequest(msg, extra={"errors": [error]})
 
     async def delete(self, owner: str, output_id: str) -> None:
         """Remove an output; its job stays as it is. A second time raises OutputGone.

@@ -5,7 +5,8 @@ import hashlib
 import os
 import socket
 from collections.abc import Iterator
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -183,6 +184,79 @@ def test_several_outputs_are_listed_instead_of_one_being_chosen(
     assert len(told["outputs"]) == 2
     for url in told["outputs"]:
         assert served.http.get(url).content == b"abc"
+
+
+def test_an_output_is_kept_for_another_time_and_its_job_at_least_as_long(
+    served: Served, described: Described
+) -> None:
+    one, other = store(served, b"abc"), store(served, b"abc", outputs=2)
+    job_end = parsed(served.http.get(f"/api/v1/jobs/{one.job_id}").json()["expires_at"])
+    for end in (job_end + timedelta(hours=5), job_end + timedelta(minutes=7)):
+        response = served.http.patch(
+            f"/api/v1/outputs/{one.output_id}", json={"expires_at": end.isoformat()}
+        )
+        shown = described.check(response)
+        assert (response.status_code, parsed(shown["expires_at"])) == (200, end)
+        job = described.check(served.http.get(f"/api/v1/jobs/{one.job_id}"))
+        assert job["outputs"] == [shown]
+        # Forward only: a job takes its outputs along when it goes, this one or another.
+        assert parsed(job["expires_at"]) == job_end + timedelta(hours=5)
+    sooner = job_end - timedelta(minutes=30)
+    response = served.http.patch(
+        f"/api/v1/outputs/{other.output_id}", json={"expires_at": sooner.isoformat()}
+    )
+    assert parsed(described.check(response)["expires_at"]) == sooner
+    assert served.http.get(f"/api/v1/outputs/{other.output_id}").content == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("2020-01-01T00:00:00Z", "past"),
+        ("2999-01-01T00:00:00Z", "too far"),
+        ("2999-01-01T00:00:00", "expires_at"),
+        (1790000000, "expires_at"),
+        (None, "expires_at"),
+    ],
+)
+def test_a_time_that_cannot_be_is_refused_and_changes_nothing(
+    served: Served, described: Described, stored: Stored, wrong: object, told: str
+) -> None:
+    before = served.read(lambda tx: tx.outputs.find(stored.output_id))
+    response = served.http.patch(f"/api/v1/outputs/{stored.output_id}", json={"expires_at": wrong})
+    assert response.status_code == 422
+    problem = described.check(response)
+    assert problem["code"] == "invalid_request"
+    assert told in problem["detail"]
+    assert served.read(lambda tx: tx.outputs.find(stored.output_id)) == before
+
+
+def test_the_end_of_what_was_delivered_cannot_be_moved(
+    served: Served, described: Described
+) -> None:
+    one = store(served, b"abc")
+    found = served.read(lambda tx: tx.outputs.find(one.output_id))
+    assert found is not None
+    now = served.container.clock.now()
+    delivered = replace(found, status=OutputStatus.DELIVERED, delivered_at=now)
+    served.write(lambda tx: tx.outputs.update(delivered, expected=OutputStatus.AVAILABLE))
+    end = (now + timedelta(hours=2)).isoformat()
+    response = served.http.patch(f"/api/v1/outputs/{one.output_id}", json={"expires_at": end})
+    assert response.status_code == 422
+    assert "was delivered" in described.check(response)["detail"]
+
+
+def test_moving_the_end_of_what_is_not_there_says_so(served: Served, described: Described) -> None:
+    one = store(served, b"abc")
+    end = {"expires_at": (served.container.clock.now() + timedelta(hours=2)).isoformat()}
+    assert served.http.delete(f"/api/v1/outputs/{one.output_id}").status_code == 204
+    for output_id, code in ((one.output_id, "output_gone"), ("0" * 32, "output_not_found")):
+        response = served.http.patch(f"/api/v1/outputs/{output_id}", json=end)
+        assert described.check(response)["code"] == code
+
+
+def parsed(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 @pytest.fixture(scope="module")

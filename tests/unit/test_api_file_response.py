@@ -20,9 +20,8 @@ from app.api.file_response import (
     FileResponse,
     StoredFile,
     content_disposition,
-    may_use_range,
-    parse_range,
 )
+from app.api.ranges import may_use_range, parse_range
 from app.domain.errors import OutputGone, RangeNotSatisfiable
 
 MADE = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)

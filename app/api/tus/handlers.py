@@ -12,7 +12,6 @@ from starlette.types import ASGIApp
 
 from app.api.access import TUS_PREFIX, AccessPolicy
 from app.api.file_response import FileResponse, StoredFile
-from app.api.tus.connection import RequestBody
 from app.api.tus.exchange import Exchange
 from app.api.tus.headers import (
     VERSION,
@@ -26,6 +25,7 @@ from app.api.tus.headers import (
     whole_number,
 )
 from app.api.tus.metadata import parse_metadata
+from app.api.tus.request_body import RequestBody
 from app.api.tus.router import TusRouter
 from app.domain.errors import AppError, BodyTooLong, StorageFailed
 from app.domain.ids import new_id

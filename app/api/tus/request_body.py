@@ -1,48 +1,13 @@
-"""What a tus body needs of the server beyond ASGI: the last bytes of a lost client, and hanging up."""
+"""The body of a tus request: to the last byte of a client that was lost, and hanging up on others."""
 
 import asyncio
-from typing import Any
 
 from starlette.types import Receive, Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from app.api.connection import connection_of
 from app.services.upload_writing import BodyInterrupted, Interruption
 
-EXTENSION = "tidemill.connection"
 _HANG_UP_SECONDS = 2.0
-
-
-class Connection:
-    """The connection of one request, offered to the application as a scope extension."""
-
-    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
-        self._transport = transport
-        self._cycle = cycle
-
-    def take_rest(self) -> tuple[bytes, bool]:
-        """Return the bytes that had arrived when the client left, and whether they were the last.
-
-        uvicorn (0.54) reports the disconnect instead of what it had read just before.
-        """
-        rest, self._cycle.body = bytes(self._cycle.body), bytearray()
-        return rest, not self._cycle.more_body
-
-    def hang_up(self) -> None:
-        """Close without an answer."""
-        self._transport.close()
-
-
-class OfferConnection(HttpToolsProtocol):
-    """A uvicorn protocol that offers each request its ``Connection``. On other servers, or with
-    another protocol, the tus app goes without: it answers 423 where it would hang up.
-    """
-
-    def on_headers_complete(self) -> None:
-        before = self.cycle
-        super().on_headers_complete()
-        if self.cycle is not before:
-            extensions: dict[str, Any] = self.cycle.scope.setdefault("extensions", {})
-            extensions[EXTENSION] = Connection(self.transport, self.cycle)
 
 
 class RequestBody:
@@ -50,7 +15,7 @@ class RequestBody:
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._receive = receive
-        self._connection = _connection_of(scope)
+        self._connection = connection_of(scope)
         self._gone = False
         self.is_begun = False
         self.is_finished = False
@@ -93,8 +58,3 @@ class RequestBody:
         except TimeoutError:
             return True
         return True
-
-
-def _connection_of(scope: Scope) -> Connection | None:
-    found = (scope.get("extensions") or {}).get(EXTENSION)
-    return found if isinstance(found, Connection) else None

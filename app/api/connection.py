@@ -1,0 +1,149 @@
+"""What a request can know of its connection beyond ASGI: the socket, lost bytes, how it ended."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from starlette.types import Scope
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+EXTENSION = "tidemill.connection"
+SENT_BYTES = "tidemill.sent_bytes"
+"""In a message of a body: how many bytes of it went past ASGI, for whoever counts them."""
+_DISK_READS = "tidemill.disk_reads"
+DISK_READERS = 3
+"""Threads of the server that downloads may keep busy with a slow disk: uploads use them too."""
+
+Listener = Callable[[], None]
+
+
+class Wire:
+    """One client's connection for as long as it lasts, whatever number of requests it carries.
+
+    ``was_reset``: it ended by an error rather than by a goodbye of either side; whoever takes that
+    error from the socket first must set it. ``requests`` counts those whose first bytes have come.
+    """
+
+    def __init__(self, transport: asyncio.Transport, disk_reads: asyncio.Semaphore) -> None:
+        self.transport = transport
+        self.disk_reads = disk_reads
+        self.is_lost = False
+        self.was_reset = False
+        self.requests = 0
+        self._listeners: set[Listener] = set()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self.is_lost or self.transport.is_closing()
+
+    def listen(self, listener: Listener) -> None:
+        """Call ``listener`` when a request begins and when the connection is lost."""
+        self._listeners.add(listener)
+
+    def unlisten(self, listener: Listener) -> None:
+        self._listeners.discard(listener)
+
+    def note_request(self) -> None:
+        self.requests += 1
+        self._tell()
+
+    def note_loss(self, error: Exception | None) -> None:
+        self.is_lost = True
+        self.was_reset = self.was_reset or error is not None
+        self._tell()
+
+    def _tell(self) -> None:
+        for listener in tuple(self._listeners):
+            listener()
+
+
+class Connection:
+    """The connection as one request sees it, offered to the application as a scope extension.
+
+    ``number``: which of the wire's requests this is, from 1.
+    """
+
+    def __init__(self, wire: Wire, cycle: RequestResponseCycle) -> None:
+        self.wire = wire
+        self.number = wire.requests
+        self._cycle = cycle
+
+    @property
+    def flow(self) -> FlowControl:
+        return self._cycle.flow
+
+    @property
+    def socket_number(self) -> int | None:
+        """The descriptor on which plain bytes can be sent, None where there is none (TLS)."""
+        transport = self.wire.transport
+        if transport.get_extra_info("sslcontext") is not None or self.wire.is_closing:
+            return None
+        socket = transport.get_extra_info("socket")
+        number = socket.fileno() if socket is not None else -1
+        return number if number >= 0 else None
+
+    def take_rest(self) -> tuple[bytes, bool]:
+        """Return the bytes that had arrived when the client left, and whether they were the last.
+
+        uvicorn (0.54) reports the disconnect instead of what it had read just before.
+        """
+        rest, self._cycle.body = bytes(self._cycle.body), bytearray()
+        return rest, not self._cycle.more_body
+
+    def count_sent(self, count: int) -> None:
+        """Tell the server of body bytes that went past it, which it counts against the length.
+
+        On the request's own cycle: the protocol's present one may be a later request already.
+        """
+        self._cycle.expected_content_length -= count
+
+    def hang_up(self) -> None:
+        """Close without an answer."""
+        self.wire.transport.close()
+
+    def drop(self) -> None:
+        """End the connection in the middle of an answer, without the server calling that a bug."""
+        self._cycle.disconnected = True
+        self.wire.transport.abort()
+
+
+class OfferConnection(HttpToolsProtocol):
+    """A uvicorn protocol that offers each request its ``Connection``. On other servers, or with
+    another protocol, one goes without: stored files are read and sent piece by piece, and the tus
+    app answers 423 where it would hang up.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._wire: Wire | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # One for the whole server: its state is what all its connections share.
+        reads = self.app_state.setdefault(_DISK_READS, asyncio.Semaphore(DISK_READERS))
+        self._wire = Wire(transport, reads)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._wire is not None:
+            self._wire.note_loss(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._wire is not None:
+            self._wire.note_request()
+
+    def on_headers_complete(self) -> None:
+        before = self.cycle
+        super().on_headers_complete()
+        if self.cycle is not before and self._wire is not None:
+            extensions: dict[str, Any] = self.cycle.scope.setdefault("extensions", {})
+            extensions[EXTENSION] = Connection(self._wire, self.cycle)
+
+
+def connection_of(scope: Scope) -> Connection | None:
+    """Return the connection of a request, None where the server offers none."""
+    found = (scope.get("extensions") or {}).get(EXTENSION)
+    return found if isinstance(found, Connection) else None
