@@ -26,11 +26,18 @@ from app.infrastructure.scheduler import (
 )
 from app.services.container import Container
 from app.services.readiness import Part, PartState
+from app.services.stop_phases import stop_phase
 from app.settings import LOOPBACK, Settings
 
 log = structlog.get_logger(__name__)
 
 WATCH_SECONDS = 1.0
+WORK_SECONDS = 2.0
+SWEEP_SECONDS = 2.0
+"""How long running sweeps may go on at a stop, and then to be cancelled; the next ones go on."""
+JOBS_SECONDS = 6.5
+"""A little more than the engine gives its jobs."""
+SYNC_SECONDS = 8.0
 DEAD_LOOKS = 10
 """So many looks in a row without a beat: one alone is also what a stopped process sees on waking."""
 
@@ -107,32 +114,43 @@ async def _lifespan(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             app.state.refusal = str(error)
             raise
         await container.uploads.recover_after_boot()
-        await stack.enter_async_context(_running(app, container))
+        _run(app, container, stack)
         app.state.container = container
         stack.callback(setattr, app.state, "container", None)  # from here on /readyz says no
         log.info("service.ready")
         yield
+        container.drain.begin()  # servers other than ours have not said it before
         log.info("service.closing")
 
 
-@asynccontextmanager
-async def _running(app: FastAPI, container: Container) -> AsyncIterator[None]:
-    """Run scheduler and engine for the length of the block, and stop them in this order."""
+def _run(app: FastAPI, container: Container, stack: AsyncExitStack) -> None:
+    """Start scheduler and engine; ``stack`` stops them in reverse order, each within its limit."""
     scheduler = start_cleanup_scheduler(container.sweeps, container.intervals)
     container.readiness.add("scheduler", partial(_look_at_scheduler, scheduler, container))
     work = asyncio.create_task(_work(app, scheduler, container), name="work")
     work.add_done_callback(partial(_report_end, app))
-    try:
-        yield
-    finally:
-        work.cancel()
-        await asyncio.wait([work])
-        try:
-            await stop_cleanup_scheduler(scheduler)
-        finally:
-            await container.engine.stop()
-        # A clean stop makes every byte durable, so that a reboot of the machine cuts nothing.
-        await container.uploads.sync_unfinished()
+    checksums = asyncio.create_task(container.checksums.run(), name="checksums")
+    checksums.add_done_callback(_report_checksums)
+    # A clean stop makes every byte durable, so that a reboot of the machine cuts nothing.
+    uploads = container.uploads
+    stack.push_async_callback(stop_phase, "uploads", SYNC_SECONDS, uploads.sync_unfinished)
+    stack.push_async_callback(stop_phase, "jobs", JOBS_SECONDS, container.engine.stop)
+    stop_sweeps = partial(stop_cleanup_scheduler, scheduler, SWEEP_SECONDS)
+    stack.push_async_callback(stop_phase, "scheduler", 2 * SWEEP_SECONDS, stop_sweeps)
+    stack.push_async_callback(stop_phase, "work", WORK_SECONDS, partial(_cancel, work, checksums))
+
+
+async def _cancel(*tasks: "asyncio.Task[None]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+def _report_checksums(task: "asyncio.Task[None]") -> None:
+    # Uploads and jobs go on without digests: no reason to stop, but one to be told.
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        log.critical("checksums.died", error=repr(error))
 
 
 async def _work(app: FastAPI, scheduler: CleanupScheduler, container: Container) -> None:

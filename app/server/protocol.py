@@ -3,10 +3,12 @@
 import asyncio
 import logging
 from typing import Any
+from weakref import WeakSet
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.server import ServerState
 
-from app.api.tus.connection import OfferConnection
+from app.api.connection import OfferConnection
 
 MAX_HEAD_BYTES = 64 * 2**10
 """Request line and headers; httptools itself would collect them without end."""
@@ -29,8 +31,29 @@ _SILENT = logging.getLogger(f"{__name__}.silent")
 _SILENT.disabled = True
 
 
+class DrainingState(ServerState):
+    """What all connections of a server share: also whether they are the last ones, and the requests
+    under way, some of which outlive their connection.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_draining = False
+        self.cycles: WeakSet[RequestResponseCycle] = WeakSet()
+
+    def cancel_requests(self) -> None:
+        """Cancel every request that is left."""
+        for cycle in self.cycles:
+            cycle.logger = _SILENT  # uvicorn logs a cancelled request as a crash of the application
+        for task in list(self.tasks):
+            task.cancel()
+
+
 class LimitedProtocol(OfferConnection):
-    """Bounds the head of a request in size (431) and in time (the connection is closed)."""
+    """Bounds the head of a request in size (431) and in time (the connection is closed).
+
+    While the server drains, each connection ends with its answer.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -46,6 +69,18 @@ class LimitedProtocol(OfferConnection):
         # None before the first request, which uvicorn's own annotation does not say.
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and cycle.more_body and not cycle.response_complete
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer is being made, or not yet taken by the client."""
+        cycle: RequestResponseCycle | None = self.cycle
+        is_answered = cycle is None or cycle.response_complete
+        return not is_answered or self.transport.get_write_buffer_size() > 0
+
+    @property
+    def _is_draining(self) -> bool:
+        state = self.server_state
+        return isinstance(state, DrainingState) and state.is_draining
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -76,10 +111,15 @@ class LimitedProtocol(OfferConnection):
         self._head_bytes = 0
         self._stop_waiting()
         super().on_headers_complete()
+        if isinstance(self.server_state, DrainingState):
+            self.server_state.cycles.add(self.cycle)
 
     def on_message_complete(self) -> None:
         self._in_body = False  # uvicorn's own more_body stays as it is once there is an answer
         super().on_message_complete()
+        # Not before: uvicorn closes with the answer then, which who still sends would not see.
+        if self._is_draining:
+            self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:
         """End the connection of a client that goes on sending a body which was refused.
@@ -92,21 +132,26 @@ class LimitedProtocol(OfferConnection):
         # With pipelining the present cycle can be the next one, which has no answer yet.
         if answered is not None and answered.response_complete and answered.more_body:
             self.loop.call_later(LINGER_SECONDS, self._end_refused_body, answered)
+        elif self._is_draining and self.cycle is answered:
+            self.transport.close()
 
     def _end_refused_body(self, answered: RequestResponseCycle) -> None:
         if self.cycle is answered and self._in_body:
             self.transport.close()
 
-    def park(self) -> None:
-        """Close the connection; its request is told that the client is gone and keeps what came."""
-        self.transport.close()
+    def drain(self) -> bool:
+        """Let this connection end with its present answer; return whether a body was parked.
 
-    def cut_off(self) -> None:
-        """Drop the connection with what it still has to send, for a request about to be cancelled."""
+        A body under way is not waited for: its request is told that the client is gone and keeps
+        what came. An idle connection stays, since a request may be on its way.
+        """
+        if self.is_receiving:
+            self.transport.close()
+            return True
         cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None:
-            cycle.logger = _SILENT  # uvicorn logs a cancelled request as a crash of the application
-        self.transport.abort()
+        if cycle is not None and not cycle.response_complete:
+            cycle.keep_alive = False
+        return False
 
     def _await_head(self) -> None:
         if self._head_timer is None:

@@ -1,31 +1,21 @@
 """Runs the application until it is told to stop, and stops it so that nothing is lost or left."""
 
-import asyncio
-import contextlib
 import errno
 import os
-import signal
 import socket
-from collections.abc import Generator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
 
 from app.main import create_app
+from app.server.http_server import FAILED, Server
 from app.server.malloc import tune_malloc
 from app.server.protocol import MAX_HEAD_BYTES, LimitedProtocol
-from app.server.welcome import print_welcome
 from app.settings import Settings
 
 log = structlog.get_logger(__name__)
-
-STOPPED = 0
-FAILED = 1
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_CUT_SECONDS = 5.0
-"""How long requests that were cut off may take to put away what they hold."""
 
 
 def serve(settings: Settings) -> int:
@@ -49,7 +39,7 @@ def serve(settings: Settings) -> int:
     finally:
         for each in sockets:
             each.close()
-    return FAILED if getattr(app.state, "failure", None) else STOPPED
+    return server.exit_code
 
 
 def _where(settings: Settings) -> str:
@@ -107,80 +97,4 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         forwarded_allow_ips=list(service.trusted_proxies),
         root_path=service.root_path,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
-        timeout_graceful_shutdown=round(service.drain_seconds),
     )
-
-
-class Server(uvicorn.Server):
-    """uvicorn's server with our stop: bodies parked, answers finished, exit 0, a second signal exits."""
-
-    def __init__(self, config: uvicorn.Config, app: FastAPI, settings: Settings) -> None:
-        super().__init__(config)
-        self._settings = settings
-        app.state.stop = self.stop
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        if self.started and sockets:
-            port = sockets[0].getsockname()[1]
-            log.info("service.started", host=self._settings.service.host, port=port)
-            if self._settings.service.log_format == "console":
-                print_welcome(self._settings, port)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Take the signals while serving. uvicorn would raise them again at the end: we exit 0."""
-        before = {each: signal.signal(each, self.handle_exit) for each in _SIGNALS}
-        try:
-            yield
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
-
-    def stop(self) -> None:
-        """Stop in order, as the first signal does."""
-        self.should_exit = True
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop at the first signal, exit at the second: what is left is the next start's work."""
-        del frame
-        if self.should_exit:
-            os._exit(128 + sig)
-        self.should_exit = True
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop in order: listeners, bodies, idle connections, running answers, the application."""
-        log.info("service.stopping", connections=len(self.server_state.connections))
-        for server in self.servers:
-            server.close()
-        for each in sockets or ():
-            each.close()
-        for connection in list(self.server_state.connections):
-            # A body could go on for hours: the writer keeps what arrived, the client resumes later.
-            if isinstance(connection, LimitedProtocol) and connection.is_receiving:
-                connection.park()
-            else:
-                connection.shutdown()
-        if not await self._is_quiet_within(self._settings.service.drain_seconds):
-            await self._cut_off()
-        await self.lifespan.shutdown()
-        log.info("service.stopped")
-
-    async def _is_quiet_within(self, seconds: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                state = self.server_state  # sets of uvicorn's: there is no event to wait for
-                while state.connections or state.tasks:  # noqa: ASYNC110
-                    await asyncio.sleep(0.02)
-                return True
-        return False
-
-    async def _cut_off(self) -> None:
-        log.warning("service.requests_cut", requests=len(self.server_state.tasks))
-        for connection in list(self.server_state.connections):
-            if isinstance(connection, LimitedProtocol):
-                connection.cut_off()
-        await asyncio.sleep(0)  # lets them be told of it first, as by a client that left
-        for task in list(self.server_state.tasks):
-            task.cancel()
-        await self._is_quiet_within(_CUT_SECONDS)

@@ -54,3 +54,12 @@ def print_welcome(settings: Settings, port: int) -> None:
         f"  Stop          Ctrl+C\n\n"
     )
     sys.stderr.flush()
+
+
+def print_stopping(seconds: float) -> None:
+    """Say to whoever pressed Ctrl+C what the service still waits for, and how to end that."""
+    sys.stderr.write(
+        f"\n  Stopping: what is under way gets up to {seconds:g} s to end; "
+        "Ctrl+C again stops at once.\n\n"
+    )
+    sys.stderr.flush()

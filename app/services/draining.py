@@ -1,10 +1,13 @@
 """Whether this process is stopping: it then finishes what it has and begins nothing new."""
 
 import asyncio
+import time
 
 from app.domain.errors import Draining
 
 RETRY_AFTER_SECONDS = 5
+LAST_MOMENT_SECONDS = 0.5
+"""What an answer that was held back needs to leave before the drain ends."""
 
 
 class Drain:
@@ -12,18 +15,28 @@ class Drain:
 
     def __init__(self) -> None:
         self._begun = asyncio.Event()
+        self._ends_at = 0.0
 
     @property
     def is_begun(self) -> bool:
         return self._begun.is_set()
 
-    def begin(self) -> None:
-        """Say that the process stops; a repeat is harmless."""
-        self._begun.set()
+    def begin(self, seconds: float = 0.0) -> None:
+        """Say that the process stops; a repeat is harmless.
+
+        ``seconds``: how long it is certain to go on answering from now; 0 where nobody knows.
+        """
+        if not self.is_begun:
+            self._ends_at = time.monotonic() + seconds
+            self._begun.set()
 
     async def begun(self) -> None:
         """Wait until the process stops."""
         await self._begun.wait()
+
+    async def until_last_moment(self) -> None:
+        """Wait until shortly before the process answers no more; at once where nobody knows when."""
+        await asyncio.sleep(max(0.0, self._ends_at - LAST_MOMENT_SECONDS - time.monotonic()))
 
     def refuse_new(self) -> None:
         """Raise ``Draining`` once the process stops; for whatever would begin something."""

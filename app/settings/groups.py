@@ -95,7 +95,9 @@ class ServiceSettings(Group):
         (LOOPBACK,), "Origins of the web pages that may use the service from a browser."
     )
     drain_seconds: Seconds = setting(
-        10.0, "How long a stop waits for answers under way; uploads end at once, what came is kept."
+        10.0,
+        "How long a stop waits for answers and jobs under way (behind a proxy, always); uploads are"
+        " parked at once, and what came is kept.",
     )
     log_format: Annotated[LogFormat, Choice, Allowed("console or json")] = setting(
         "console", "Log lines for people (console) or for machines (json)."

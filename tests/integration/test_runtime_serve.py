@@ -3,7 +3,6 @@
 import base64
 import http.client
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -66,7 +65,8 @@ def test_it_serves_is_ready_and_stops_with_exit_code_0(tmp_path: Path) -> None:
         ready = running.get("/readyz")
         assert ready.status_code == 200
         parts = {part["name"]: part["state"] for part in ready.json()["parts"]}
-        assert parts == dict.fromkeys(("database", "store", "engine", "ffmpeg", "scheduler"), "ok")
+        assert parts.keys() >= {"database", "store", "engine", "ffmpeg", "scheduler"}
+        assert set(parts.values()) == {"ok"}
         assert b"tidemill_jobs" in running.get("/metrics").content
         assert "server" not in running.get("/livez").headers
 
@@ -86,71 +86,6 @@ def test_either_signal_stops_it_promptly(tmp_path: Path, number: int) -> None:
         running.signal(number)
         assert running.wait() == 0
         assert time.monotonic() - began < 5
-
-
-def test_what_arrived_of_a_body_is_kept_when_it_stops(tmp_path: Path) -> None:
-    with service(tmp_path, variables={"TIDEMILL_DRAIN_SECONDS": "30"}) as running:
-        path = create_upload(running, 3_000_000)
-        first = os.urandom(700_001)
-        with begin_patch(running, path, length=3_000_000, first=first) as connection:
-            eventually(
-                lambda: (
-                    file_of(running, path).exists()
-                    and file_of(running, path).stat().st_size == len(first)
-                ),
-                what="the first bytes in the file",
-            )
-            began = time.monotonic()
-            assert running.stop() == 0
-            assert time.monotonic() - began < 10
-            assert connection.recv(1000) == b""
-    with service(tmp_path) as again:
-        head = httpx.head(again.url + path, headers=TUS, timeout=10)
-        assert head.headers["upload-offset"] == str(len(first))
-        assert file_of(again, path).read_bytes() == first
-
-
-def test_an_answer_that_is_on_its_way_may_end_before_it_stops(tmp_path: Path) -> None:
-    content = os.urandom(30_000_000)
-    with service(tmp_path, variables={"TIDEMILL_DRAIN_SECONDS": "20"}) as running:
-        path = stored_upload(running, content)
-        with httpx.stream("GET", running.url + path, timeout=20) as answer:
-            pieces = answer.iter_raw(65536)
-            received = [next(pieces)]
-            running.signal()
-            eventually(lambda: running.events("service.stopping"), what="the stop")
-            received += pieces
-        assert b"".join(received) == content
-        assert running.wait() == 0
-
-
-def test_an_answer_that_nobody_takes_is_cut_off_after_the_drain(tmp_path: Path) -> None:
-    content = os.urandom(30_000_000)
-    with service(tmp_path, variables={"TIDEMILL_DRAIN_SECONDS": "0.5"}) as running:
-        path = stored_upload(running, content)
-        with running.connect() as connection:
-            request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n\r\n"
-            connection.sendall(request.encode())
-            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
-            assert running.stop() == 0
-        assert running.events("service.requests_cut")
-        assert not [line for line in running.events() if "exception" in line]
-
-
-def test_a_second_signal_exits_at_once(tmp_path: Path) -> None:
-    with service(tmp_path, variables={"TIDEMILL_DRAIN_SECONDS": "60"}) as running:
-        path = stored_upload(running, bytes(30_000_000))
-        with running.connect() as connection:
-            request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n\r\n"
-            connection.sendall(request.encode())
-            assert connection.recv(1000)
-            running.signal()
-            eventually(lambda: running.events("service.stopping"), what="the stop")
-            assert running.process.poll() is None
-            began = time.monotonic()
-            running.signal()
-            assert running.wait() == 128 + signal.SIGTERM
-            assert time.monotonic() - began < 2
 
 
 @pytest.fixture
@@ -263,7 +198,9 @@ def test_no_child_survives_the_stop_and_the_job_runs_again_after_the_next_start(
     tmp_path: Path, slow_ffmpeg: Path, signals: int
 ) -> None:
     clip = make_clip(tmp_path / "clip.mp4")
-    with service(tmp_path, variables={"TIDEMILL_FFMPEG_PATH": str(slow_ffmpeg)}) as running:
+    variables = {"TIDEMILL_FFMPEG_PATH": str(slow_ffmpeg)}
+    variables["TIDEMILL_DRAIN_SECONDS"] = "0.5" if signals == 1 else "30"
+    with service(tmp_path, variables=variables) as running:
         job = start_job(running, clip)
         children = eventually(
             lambda: [
@@ -275,10 +212,10 @@ def test_no_child_survives_the_stop_and_the_job_runs_again_after_the_next_start(
         everyone = children_of(running.process)
         running.signal()
         if signals == 2:
-            eventually(lambda: running.events("service.stopping"), what="the stop")
+            eventually(lambda: running.events("service.draining"), what="the drain")
             running.signal()
         code = running.wait()
-        assert code in ({0} if signals == 1 else {0, 128 + signal.SIGTERM})
+        assert code == (0 if signals == 1 else 128 + signal.SIGTERM)
         _, alive = psutil.wait_procs(everyone, timeout=5)
         assert alive == []
     with service(tmp_path) as again:

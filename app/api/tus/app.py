@@ -16,10 +16,11 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.access import authenticate, is_tus_path, route_path
+from app.api.draining import drain_of
 from app.api.errors import problem_response, set_owner
-from app.api.tus.connection import RequestBody
 from app.api.tus.handlers import TusHandlers, TusOptions, TusRequest
-from app.api.tus.headers import VERSION
+from app.api.tus.headers import VERSION, body_size
+from app.api.tus.request_body import RequestBody
 from app.domain.errors import (
     AppError,
     InternalError,
@@ -31,6 +32,7 @@ from app.domain.errors import (
     UploadNotFound,
 )
 from app.domain.ids import is_id
+from app.services.draining import RETRY_AFTER_SECONDS
 from app.services.upload_writing import BodyInterrupted, Interruption
 from app.services.uploads import UploadService
 
@@ -141,10 +143,27 @@ class TusApp:
         if method not in target.methods:
             msg = f"{method[:20]} is not possible here; allowed: {', '.join(target.methods)}."
             raise MethodNotAllowed(msg, extra={"allow": list(target.methods)})
+        await _refuse_while_draining(scope, headers)
         request = TusRequest(_uploads(scope), owner, headers, body, scope.get("root_path", ""))
         if target.upload_id is None:
             return await self._handlers.create(request)
         return await self._handlers.of(method)(request, target.upload_id)
+
+
+async def _refuse_while_draining(scope: Scope, headers: Headers) -> None:
+    """Raise TemporarilyUnavailable for new uploads and new bytes when the service stops.
+
+    Not ``Draining``: clients that are told anything but 423 may start over at byte 0. And not at
+    once where the drain is long: they would use up their retries before another process answers.
+    """
+    drain, method = drain_of(scope), scope["method"]
+    is_new = method == "POST" or (method == "PATCH" and body_size(headers) != 0)
+    if drain is not None and drain.is_begun and is_new:
+        await drain.until_last_moment()
+        raise TemporarilyUnavailable(
+            "The service is stopping; what it has of the upload is safe. Go on in a moment.",
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+        )
 
 
 def _uploads(scope: Scope) -> UploadService:

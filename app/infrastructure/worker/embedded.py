@@ -14,7 +14,7 @@ logger = structlog.get_logger(__name__)
 POLL_SECONDS = 1.0
 """How often the table is looked at when nobody said that a job is there."""
 
-STOP_SECONDS = 10.0
+STOP_SECONDS = 6.0
 """How long running jobs may take to kill their children and hand themselves back."""
 
 
@@ -45,6 +45,7 @@ class EmbeddedEngine(JobQueue):
         self._wake = asyncio.Event()
         self._running: set[str] = set()
         self._runner: Runner | None = None
+        self._claims_no_more = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._failed: asyncio.Future[BaseException] | None = None
 
@@ -80,6 +81,10 @@ class EmbeddedEngine(JobQueue):
         self._loop = asyncio.get_running_loop().create_task(self.run(runner), name="job-engine")
         self._loop.add_done_callback(self._report_death)
 
+    def stop_claiming(self) -> None:
+        """Begin no further job, for good; those in hand go on. A repeat is harmless."""
+        self._claims_no_more.set()
+
     async def stop(self, limit_seconds: float = STOP_SECONDS) -> None:
         """Claim no more, kill the children of running jobs and hand the jobs back.
 
@@ -110,7 +115,7 @@ class EmbeddedEngine(JobQueue):
 
     async def _claimable(self) -> list[Job]:
         free = self._workers - len(self._running)
-        if free <= 0:
+        if free <= 0 or self._claims_no_more.is_set():
             return []
         # Jobs in hand that are not claimed yet are still in the table's queue.
         limit = free + len(self._running)
@@ -118,6 +123,8 @@ class EmbeddedEngine(JobQueue):
             jobs = await self._db.read(lambda tx: tx.jobs.list_claimable(limit))
         except AppError as error:
             logger.warning("worker.poll_failed", code=error.code)
+            return []
+        if self._claims_no_more.is_set():  # since the look began
             return []
         return [job for job in jobs if job.id not in self._running][:free]
 
