@@ -9,6 +9,7 @@ from app.domain.access import OWNER
 from app.domain.errors import NotReady
 from app.services.batches import BatchService
 from app.services.container import Container
+from app.services.form_uploads import FormUploads
 from app.services.jobs import JobService
 from app.services.outputs import OutputService
 from app.services.sessions import SessionService
@@ -41,6 +42,10 @@ def _sessions(container: ContainerDep) -> SessionService:
     return container.sessions
 
 
+def _forms(container: ContainerDep) -> FormUploads:
+    return container.forms
+
+
 def _uploads(container: ContainerDep) -> UploadService:
     return container.uploads
 
@@ -58,6 +63,7 @@ def _outputs(container: ContainerDep) -> OutputService:
 
 
 Sessions = Annotated[SessionService, Depends(_sessions)]
+Forms = Annotated[FormUploads, Depends(_forms)]
 Uploads = Annotated[UploadService, Depends(_uploads)]
 Batches = Annotated[BatchService, Depends(_batches)]
 Jobs = Annotated[JobService, Depends(_jobs)]

@@ -54,12 +54,12 @@ This file is made from `app/api/error_guide.py`; a test keeps the two equal.
 GUIDE: dict[str, Advice] = {
     # --- the request itself
     "malformed_request": Advice(
-        "The body or a parameter cannot be read: not JSON, not UTF-8, cut short.",
+        "The body or a parameter cannot be read: not JSON, not UTF-8, no form, cut short, stalled.",
         "Fix the client; `detail` says where reading stopped.",
     ),
     "not_supported": Advice(
-        "A header asks for something that is not built yet, such as `Idempotency-Key`,"
-        " `Upload-Concat` or `Upload-Checksum`.",
+        "A header asks for something that this call does not do, such as `Upload-Concat`,"
+        " `Upload-Checksum`, or `Idempotency-Key` where nothing is made from a JSON body.",
         "Send the request without it.",
     ),
     "invalid_request": Advice(
@@ -72,11 +72,13 @@ GUIDE: dict[str, Advice] = {
         "Make a new key for a new request; send the same body again to repeat one.",
     ),
     "unsupported_media_type": Advice(
-        "The content type is not `application/json` (API) or `application/offset+octet-stream` (tus).",
-        "Send the right one. Files go to `/files/` by tus.",
+        "The content type is not `application/json` (API), `multipart/form-data` (files for a session)"
+        " or `application/offset+octet-stream` (tus).",
+        "Send the right one. Large files go to `/files/` by tus.",
     ),
     "request_too_large": Advice(
-        "A JSON body is over the limit; `maximum_bytes` is the limit.", "Send less at once."
+        "A JSON body or a form is over a limit, which `maximum_bytes` or `detail` tells.",
+        "Send less at once, and large files to `/files/` by tus.",
     ),
     "route_not_found": Advice(
         "There is nothing at this address.", "See `/docs` for what there is."
@@ -126,7 +128,7 @@ GUIDE: dict[str, Advice] = {
         "Ask with HEAD and go on from its `Upload-Offset`; tus clients do so by themselves.",
     ),
     "upload_too_large": Advice(
-        "The declared length is over `Tus-Max-Size`.",
+        "The declared length, or a file in a form, is over `Tus-Max-Size`.",
         "Upload less, or raise `TIDEMILL_MAX_UPLOAD_BYTES`.",
     ),
     "body_too_long": Advice(
@@ -197,10 +199,14 @@ GUIDE: dict[str, Advice] = {
         "The job was deleted or its retention ended; `reason` and `deleted_at` say more.",
         "Start it again.",
     ),
-    "job_finished": Advice("The job has ended and cannot be cancelled.", "Nothing: look at it."),
+    "job_finished": Advice(
+        "The job has ended and cannot be cancelled, or has completed and cannot be tried again.",
+        "Look at it; start a new one for other results.",
+    ),
     "job_running": Advice(
-        "Something was to be deleted that jobs which have not finished need.",
-        "Wait, cancel them, or ask with `?cancel=true`.",
+        "Something was to be deleted that jobs which have not finished need; or a job that has not"
+        " ended was to be tried again or kept longer.",
+        "Wait, cancel them, or delete with `?cancel=true`.",
     ),
     "would_exceed_timeout": Advice(
         "At the rate of earlier jobs of this operation the job cannot end within its time limit;"

@@ -57,13 +57,18 @@ _WRITING: tuple[type[AppError], ...] = (
 )
 
 
-def _header(name: str, description: str, example: str, *, required: bool = False) -> dict[str, Any]:
+_BYTES: dict[str, Any] = {"pattern": "^[0-9]{1,19}$"}
+
+
+def _header(
+    name: str, description: str, example: str, *, required: bool = False, **schema: Any
+) -> dict[str, Any]:
     return {
         "name": name,
         "in": "header",
         "required": required,
         "description": description,
-        "schema": {"type": "string"},
+        "schema": {"type": "string", **schema},
         "example": example,
     }
 
@@ -75,11 +80,22 @@ def _returned(**headers: str) -> dict[str, Any]:
     }
 
 
-_VERSION = _header("Tus-Resumable", "The protocol's version.", "1.0.0", required=True)
-_OFFSET = _header("Upload-Offset", "Where this body begins: what HEAD said.", "0", required=True)
-_OVERRIDE = _header("X-HTTP-Method-Override", "For clients that can only POST.", "PATCH")
-_LENGTH = _header("Upload-Length", "Bytes in all; or send Upload-Defer-Length.", "73400320")
-_DEFER = _header("Upload-Defer-Length", "The length follows with a PATCH.", "1")
+_VERSION = _header(
+    "Tus-Resumable", "The protocol's version.", "1.0.0", required=True, enum=["1.0.0"]
+)
+_OFFSET = _header(
+    "Upload-Offset", "Where this body begins: what HEAD said.", "0", required=True, **_BYTES
+)
+_OVERRIDE = _header(
+    "X-HTTP-Method-Override",
+    "For clients that can only POST.",
+    "PATCH",
+    enum=["PATCH", "DELETE", "HEAD"],
+)
+_LENGTH = _header(
+    "Upload-Length", "Bytes in all; or send Upload-Defer-Length.", "73400320", **_BYTES
+)
+_DEFER = _header("Upload-Defer-Length", "The length follows with a PATCH.", "1", enum=["1"])
 _METADATA = _header(
     "Upload-Metadata",
     "`key base64` pairs by commas. Known: filename, filetype, session, order; others are kept.",
@@ -125,6 +141,15 @@ def _with_body(call: dict[str, Any], description: str, *, required: bool) -> dic
     }
     body = {"description": description, "required": required, "content": content}
     return {**call, "requestBody": body}
+
+
+def _without_bodies(call: dict[str, Any]) -> dict[str, Any]:
+    """Return a HEAD call, whose refusals have a status and headers only."""
+    told = {
+        status: {name: part for name, part in response.items() if name != "content"}
+        for status, response in call["responses"].items()
+    }
+    return {**call, "responses": told}
 
 
 _OPTIONS_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -193,27 +218,29 @@ TUS_PATHS: dict[str, Any] = {
             HostNotAllowed,
             InternalError,
         ),
-        "head": _call(
-            "tus_head",
-            "Ask how far an upload is",
-            "Never waits for a writer. A completed upload tells its batch and jobs, also for a while"
-            " after its bytes were removed by retention.",
-            [_ID, _VERSION],
-            {
-                200: {
-                    "description": "How far it is.",
-                    "headers": _returned(
-                        Upload_Offset="Bytes that are stored.",
-                        Upload_Length="Bytes in all, once known.",
-                        Upload_Metadata="As it was sent, byte for byte.",
-                        Upload_Expires="On unfinished uploads.",
-                        **_FINISHED,
-                    ),
-                }
-            },
-            *_BASIC,
-            UploadNotFound,
-            UploadGone,
+        "head": _without_bodies(
+            _call(
+                "tus_head",
+                "Ask how far an upload is",
+                "Never waits for a writer. A completed upload tells its batch and jobs, also for a while"
+                " after its bytes were removed by retention.",
+                [_ID, _VERSION],
+                {
+                    200: {
+                        "description": "How far it is.",
+                        "headers": _returned(
+                            Upload_Offset="Bytes that are stored.",
+                            Upload_Length="Bytes in all, once known.",
+                            Upload_Metadata="As it was sent, byte for byte.",
+                            Upload_Expires="On unfinished uploads.",
+                            **_FINISHED,
+                        ),
+                    }
+                },
+                *_BASIC,
+                UploadNotFound,
+                UploadGone,
+            )
         ),
         "patch": _with_body(
             _call(

@@ -5,10 +5,11 @@ from fastapi.routing import APIRoute
 
 from app.api.access import AccessPolicy
 from app.api.docs_page import install_docs
+from app.api.draining import DrainMiddleware
 from app.api.errors import install_error_handlers
 from app.api.middleware import install_middleware
 from app.api.openapi import install_openapi
-from app.api.routes import batches, health, jobs, outputs, sessions, sweeps
+from app.api.routes import batches, events, health, jobs, outputs, sessions, sweeps
 
 API_PREFIX = "/api/v1"
 
@@ -24,7 +25,7 @@ def install_api(app: FastAPI, access: AccessPolicy, *, public_url: str | None = 
     app.state.public_url = public_url
     app.router.redirect_slashes = False
     api = APIRouter(prefix=API_PREFIX)
-    for noun in (sessions, batches, jobs, outputs, sweeps):
+    for noun in (sessions, batches, jobs, events, outputs, sweeps):
         api.include_router(noun.router)
     # A handler's name is its operation's id: what generated clients call the method.
     app.include_router(api, generate_unique_id_function=_operation_id)
@@ -32,6 +33,7 @@ def install_api(app: FastAPI, access: AccessPolicy, *, public_url: str | None = 
     install_docs(app)
     install_openapi(app)
     install_error_handlers(app)
+    app.add_middleware(DrainMiddleware)  # inside of access and errors
     install_middleware(app, access)
 
 

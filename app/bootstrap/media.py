@@ -14,6 +14,7 @@ from app.domain.media import MediaInfo
 from app.infrastructure.media.ffmpeg_locator import FFmpeg, FFmpegUnusableError, locate_ffmpeg
 from app.infrastructure.media.probe import ProbeChild
 from app.infrastructure.media.process_runner import ProcessRunner
+from app.infrastructure.media.quiet_digests import QuietDigests
 from app.infrastructure.media.sandbox import (
     SandboxLevel,
     SandboxUnavailableError,
@@ -23,17 +24,20 @@ from app.infrastructure.media.sandbox import (
 from app.infrastructure.media.step_runner import FFmpegStepRunner
 from app.infrastructure.storage.paths import StartRefused
 from app.operations.base import Step
-from app.services.ports import MediaProbe, ProgressCallback, StepRunner
+from app.services.ports import Digest, Digests, MediaProbe, ProgressCallback, StepRunner
 from app.services.readiness import Part, PartState
+from app.services.stop_phases import stop_phase
 from app.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 NAME = "ffmpeg"
+CHILDREN_SECONDS = 3.0
+"""How long a stop waits for the last children, which are killed after a second."""
 
 
 class NoMedia:
-    """Probe and step runner of a process without FFmpeg; its engine claims no jobs."""
+    """What a process without FFmpeg has in its place; its engine claims no jobs."""
 
     async def probe(self, path: Path) -> MediaInfo:
         del path
@@ -43,13 +47,21 @@ class NoMedia:
         del step, folder, on_progress
         raise NotReady("There is no FFmpeg here.")
 
+    async def of(self, path: Path) -> Digest:
+        del path
+        raise NotReady("This process measures no uploads.")
+
 
 @dataclass(frozen=True, slots=True)
 class MediaTools:
-    """``ffmpeg`` is None where there is none. ``trouble`` says why, or why jobs will fail with it."""
+    """``ffmpeg`` is None where there is none. ``trouble`` says why, or why jobs will fail with it.
+
+    ``digests`` measures uploads, and needs no FFmpeg.
+    """
 
     probe: MediaProbe
     steps: StepRunner
+    digests: Digests
     level: SandboxLevel
     ffmpeg: FFmpeg | None = None
     trouble: str = ""
@@ -68,7 +80,9 @@ class MediaTools:
 
 def no_tools() -> MediaTools:
     """Return the tools of a process that runs no jobs, such as the command: none."""
-    return MediaTools(probe=NoMedia(), steps=NoMedia(), level=SandboxLevel.LIMITS)
+    return MediaTools(
+        probe=NoMedia(), steps=NoMedia(), digests=NoMedia(), level=SandboxLevel.LIMITS
+    )
 
 
 async def open_tools(settings: Settings, stack: AsyncExitStack) -> MediaTools:
@@ -83,14 +97,14 @@ async def open_tools(settings: Settings, stack: AsyncExitStack) -> MediaTools:
     except SandboxUnavailableError as error:
         raise StartRefused(str(error)) from error
     runner = ProcessRunner(sandbox)
-    stack.push_async_callback(runner.close)
-    probe = ProbeChild(runner, media_limits(settings))
+    stack.push_async_callback(stop_phase, "children", CHILDREN_SECONDS, runner.close)
+    probe, digests = ProbeChild(runner, media_limits(settings)), QuietDigests(runner)
     configured = settings.media.ffmpeg_path
     try:
         ffmpeg = await asyncio.to_thread(locate_ffmpeg, str(configured) if configured else None)
     except FFmpegUnusableError as error:
         log.error("ffmpeg.unusable", reason=str(error))  # noqa: TRY400 - the sentence says it all
-        return MediaTools(probe, NoMedia(), sandbox.level, trouble=str(error))
+        return MediaTools(probe, NoMedia(), digests, sandbox.level, trouble=str(error))
     log.info("ffmpeg.found", version=ffmpeg.version, source=ffmpeg.source, sandbox=sandbox.level)
     steps = FFmpegStepRunner(
         ffmpeg,
@@ -106,7 +120,7 @@ async def open_tools(settings: Settings, stack: AsyncExitStack) -> MediaTools:
             "will fail: use a self-contained FFmpeg or the system's, or set TIDEMILL_SANDBOX=off"
         )
         log.warning("ffmpeg.shut_out", reason=trouble)
-    return MediaTools(probe, steps, sandbox.level, ffmpeg, trouble)
+    return MediaTools(probe, steps, digests, sandbox.level, ffmpeg, trouble)
 
 
 def _threads(workers: int) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from app.bootstrap.checks import add_checks
 from app.bootstrap.place import refuse_cluster
 from app.bootstrap.stores import Role, open_stores
 from app.bootstrap.wiring import wire
@@ -20,4 +21,6 @@ async def open_container(settings: Settings, role: Role) -> AsyncIterator[Contai
     """
     refuse_cluster(settings)
     async with AsyncExitStack() as stack:
-        yield wire(settings, await open_stores(settings, role, stack))
+        stores = await open_stores(settings, role, stack)
+        add_checks(settings, stores)
+        yield wire(settings, stores)

@@ -1,9 +1,11 @@
 """Opens what lies under the services: folder, database, files, locks, engine, media."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 from app.bootstrap.media import MediaTools, no_tools, open_tools
 from app.bootstrap.place import Place, find_place, prepare_place
@@ -14,14 +16,14 @@ from app.infrastructure.clock import SystemClock
 from app.infrastructure.database.engine import SqlDatabase
 from app.infrastructure.metrics import PrometheusMetrics
 from app.infrastructure.readiness import PartChecks
-from app.infrastructure.storage.instance import read_marker
 from app.infrastructure.storage.local import LocalFiles
-from app.infrastructure.storage.paths import StartRefused
 from app.infrastructure.storage.upload_bytes import FileUploadBytes
 from app.infrastructure.storage.upload_locks import FlockUploadLocks
+from app.infrastructure.storage.work_files import LocalWorkFiles
 from app.infrastructure.worker.embedded import EmbeddedEngine
 from app.infrastructure.worker.worker_lock import WorkerLock
-from app.services.readiness import Part, PartState
+from app.services.job_watch import JobWatch
+from app.services.stop_phases import stop_phase
 from app.settings import Settings
 
 
@@ -43,10 +45,12 @@ class Stores:
     db: SqlDatabase
     files: LocalFiles
     store: FileUploadBytes
+    work: LocalWorkFiles
     locks: FlockUploadLocks
     engine: EmbeddedEngine
     tools: MediaTools
     checks: PartChecks
+    watch: JobWatch
 
 
 async def open_stores(settings: Settings, role: Role, stack: AsyncExitStack) -> Stores:
@@ -55,13 +59,17 @@ async def open_stores(settings: Settings, role: Role, stack: AsyncExitStack) -> 
     place = await asyncio.to_thread(prepare_place if serves else find_place, settings)
     clock, worker = SystemClock(), new_id()
     db = SqlDatabase.open(place.database_url, clock=clock)
-    stack.push_async_callback(db.close)
+    at_stop = partial(_at_stop, stack, serves)
+    at_stop("database", 3.0, db.close)
     store = FileUploadBytes(place.folder, fsync=FsyncMode(settings.data.fsync))
-    stack.callback(store.close)
+    # In a thread: what a writer thread still does on a disk that hangs must not hold the loop.
+    at_stop("upload_files", 2.0, partial(asyncio.to_thread, store.close))
+    work = LocalWorkFiles(place.folder, fsync=FsyncMode(settings.data.fsync))
+    at_stop("form_files", 2.0, partial(asyncio.to_thread, work.close))
     locks, tools = FlockUploadLocks(place.folder), no_tools()
     if serves:
         await locks.start()
-        stack.push_async_callback(locks.close)
+        at_stop("upload_locks", 1.0, locks.close)
         lock = WorkerLock.acquire(place.folder.root / RUN, worker)
         stack.callback(lock.release)
         tools = await open_tools(settings, stack)
@@ -70,8 +78,10 @@ async def open_stores(settings: Settings, role: Role, stack: AsyncExitStack) -> 
     engine = EmbeddedEngine(db, clock, workers=settings.jobs.workers if can_run else 0)
     stack.push_async_callback(engine.stop)
     checks = PartChecks()
-    stack.push_async_callback(checks.close)
-    stores = Stores(
+    at_stop("checks", 1.0, checks.close)
+    watch = JobWatch(db)
+    at_stop("watch", 1.0, watch.close)
+    return Stores(
         place=place,
         worker=worker,
         clock=clock,
@@ -79,37 +89,24 @@ async def open_stores(settings: Settings, role: Role, stack: AsyncExitStack) -> 
         db=db,
         files=LocalFiles(place.folder),
         store=store,
+        work=work,
         locks=locks,
         engine=engine,
         tools=tools,
         checks=checks,
+        watch=watch,
     )
-    _add_checks(stores)
-    return stores
 
 
-def _add_checks(stores: Stores) -> None:
-    async def look_at_database() -> Part:
-        await stores.db.check()
-        return Part("database", PartState.OK)
-
-    async def look_at_store() -> Part:
-        place = stores.place
-        try:
-            marker = await asyncio.to_thread(read_marker, place.folder)
-        except StartRefused as error:
-            return Part("store", PartState.FAILING, str(error))
-        if marker is None or marker.id != place.instance_id:
-            return Part("store", PartState.FAILING, "the data folder is not the one of the start")
-        await stores.files.check_writable()
-        return Part("store", PartState.OK)
-
-    async def look_at_engine() -> Part:
-        if stores.engine.failed.done():
-            return Part("engine", PartState.FAILING, "the loop that claims jobs has died")
-        return Part("engine", PartState.OK, f"jobs in hand: {stores.engine.running}")
-
-    stores.checks.add("database", look_at_database)
-    stores.checks.add("store", look_at_store)
-    stores.checks.add("engine", look_at_engine)
-    stores.checks.add("ffmpeg", stores.tools.look)
+def _at_stop(
+    stack: AsyncExitStack,
+    serves: bool,
+    name: str,
+    limit_seconds: float,
+    close: Callable[[], Awaitable[object]],
+) -> None:
+    """Have ``close`` run when the stack closes; a service may not wait for it without limit."""
+    if serves:
+        stack.push_async_callback(stop_phase, name, limit_seconds, close)
+    else:
+        stack.push_async_callback(close)

@@ -21,15 +21,20 @@ from app.infrastructure.worker.digests import FileDigests
 from app.infrastructure.worker.worker_lock import WorkerLocks
 from app.operations.registry import Registry, default_registry
 from app.services.batches import BatchService
+from app.services.checksums import Checksums
 from app.services.completion import CompletionService
 from app.services.container import Container
+from app.services.delivery import DeliveryService
 from app.services.disposal import Disposal
 from app.services.draining import Drain
+from app.services.form_uploads import FormUploads
 from app.services.job_claims import Claims
 from app.services.job_closing import Closing
+from app.services.job_creation import JobCreation
 from app.services.job_endings import JobRules
 from app.services.job_publication import Publication
 from app.services.job_rescue import JobRescue
+from app.services.job_retry import JobRetry
 from app.services.job_run import LeaseKeeper
 from app.services.job_runner import JobRunner
 from app.services.jobs import JobService
@@ -63,6 +68,7 @@ def wire(settings: Settings, stores: Stores) -> Container:
     """Return the container of a process over its stores."""
     core = _core(settings, stores)
     completion, jobs = _completion(core), _jobs(core)
+    sessions = _sessions(core, jobs)
     rescue = JobRescue(stores.db, stores.engine, core.disposal, stores.metrics, core.rules)
     return Container(
         db=stores.db,
@@ -74,13 +80,13 @@ def wire(settings: Settings, stores: Stores) -> Container:
         disposal=core.disposal,
         uploads=_uploads(core, completion),
         completion=completion,
-        sessions=_sessions(core, jobs),
-        batches=_batches(core, jobs),
+        sessions=sessions,
+        forms=_forms(core, completion, sessions, settings.uploads.multipart_max_bytes),
+        batches=_batches(core, jobs, completion),
         jobs=jobs,
+        checksums=_checksums(stores),
         media=core.media,
-        outputs=OutputService(
-            db=stores.db, files=stores.files, clock=stores.clock, disposal=core.disposal
-        ),
+        outputs=_outputs(core),
         sweeps=_sweeps(core, completion, rescue),
         storage=StorageLedger(stores.db, stores.files, stores.clock, stores.metrics),
         recovery=_recovery(core, rescue),
@@ -88,6 +94,7 @@ def wire(settings: Settings, stores: Stores) -> Container:
         engine=stores.engine,
         readiness=stores.checks,
         drain=Drain(),
+        watch=stores.watch,
         retention=core.retention,
         intervals=sweep_intervals(settings),
     )
@@ -147,39 +154,83 @@ def _sessions(core: _Core, jobs: JobService) -> SessionService:
         store=stores.store,
         clock=stores.clock,
         locks=stores.locks,
+        metrics=stores.metrics,
         disposal=core.disposal,
         operations=jobs,
         policy=core.sessions,
+        retention=core.retention,
         lock_wait_seconds=core.uploads.lock_wait_seconds,
     )
 
 
-def _batches(core: _Core, jobs: JobService) -> BatchService:
+def _forms(
+    core: _Core, completion: CompletionService, sessions: SessionService, max_bytes: int
+) -> FormUploads:
+    stores = core.stores
+    return FormUploads(
+        db=stores.db,
+        files=stores.files,
+        work=stores.work,
+        store=stores.store,
+        clock=stores.clock,
+        metrics=stores.metrics,
+        disposal=core.disposal,
+        completion=completion,
+        sessions=sessions,
+        uploads=core.uploads,
+        worker=stores.worker,
+        max_bytes=max_bytes,
+    )
+
+
+def _batches(core: _Core, jobs: JobService, completion: CompletionService) -> BatchService:
     stores = core.stores
     return BatchService(
         db=stores.db,
         store=stores.store,
         clock=stores.clock,
+        locks=stores.locks,
         disposal=core.disposal,
         queue=stores.engine,
+        metrics=stores.metrics,
+        completion=completion,
         jobs=jobs,
         policy=core.sessions,
-        job_policy=core.rules.jobs,
+        retention=core.retention,
+        rules=core.rules,
         operations=core.registry,
     )
 
 
 def _jobs(core: _Core) -> JobService:
     stores = core.stores
-    return JobService(
+    creation = JobCreation(
         db=stores.db,
         clock=stores.clock,
         queue=stores.engine,
         registry=core.registry,
         workshop=core.workshop,
+        rules=core.rules,
+        batch_ttl=core.sessions.batch_ttl,
+    )
+    again = JobRetry(
+        db=stores.db,
+        clock=stores.clock,
+        queue=stores.engine,
         disposal=core.disposal,
         rules=core.rules,
         batch_ttl=core.sessions.batch_ttl,
+    )
+    return JobService(
+        db=stores.db,
+        clock=stores.clock,
+        queue=stores.engine,
+        registry=core.registry,
+        disposal=core.disposal,
+        rules=core.rules,
+        retention=core.retention,
+        creation=creation,
+        again=again,
     )
 
 
@@ -210,6 +261,18 @@ def _sweeps(core: _Core, completion: CompletionService, rescue: JobRescue) -> Sw
     )
 
 
+def _outputs(core: _Core) -> OutputService:
+    stores = core.stores
+    return OutputService(
+        db=stores.db,
+        files=stores.files,
+        clock=stores.clock,
+        disposal=core.disposal,
+        deliveries=DeliveryService(db=stores.db, clock=stores.clock),
+        retention=core.retention,
+    )
+
+
 def _recovery(core: _Core, rescue: JobRescue) -> Recovery:
     stores = core.stores
     return Recovery(
@@ -222,13 +285,19 @@ def _recovery(core: _Core, rescue: JobRescue) -> Recovery:
     )
 
 
+def _checksums(stores: Stores) -> Checksums:
+    return Checksums(
+        stores.db, stores.files, stores.clock, stores.tools.digests, holder=stores.worker
+    )
+
+
 def _runner(core: _Core) -> JobRunner:
     stores = core.stores
     closing = Closing(
         stores.db, stores.files, core.disposal, stores.clock, stores.metrics, core.rules
     )
     return JobRunner(
-        Claims(stores.worker, stores.db, stores.clock, stores.metrics),
+        Claims(stores.worker, stores.db, stores.clock),
         LeaseKeeper(stores.db, stores.clock, core.rules.jobs),
         core.workshop,
         stores.tools.steps,

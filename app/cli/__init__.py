@@ -7,6 +7,7 @@ import typer
 
 from app.cli.config import config
 from app.cli.demo import demo
+from app.cli.doctor import doctor
 from app.cli.migrate import migrate
 from app.cli.serve import serve
 from app.cli.storage import storage
@@ -46,7 +47,7 @@ def tidemill(
     del version
 
 
-for command in (serve, upload, sweep, storage, config, migrate, demo):
+for command in (serve, upload, sweep, storage, config, doctor, migrate, demo):
     app.command()(command)
 
 

@@ -27,6 +27,15 @@ def key_required(reason: str) -> StartRefused:
 
 def read_key(path: Path) -> str:
     """Return the key in the file at ``path``. Raises ``StartRefused`` for one that protects nothing."""
+    key, mode = inspect_key(path)
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        # Not refused: secrets that an orchestrator mounts are often readable inside the container.
+        log.warning("key_file.readable_by_others", path=str(path), mode=f"{mode:04o}")
+    return key
+
+
+def inspect_key(path: Path) -> tuple[str, int]:
+    """Return the key and the file's mode. Raises ``StartRefused`` as ``read_key`` does."""
     recipe = _RECIPE.format(path=path)
     try:
         with path.open("rb") as file:
@@ -38,9 +47,6 @@ def read_key(path: Path) -> str:
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         msg = f"TIDEMILL_ADMIN_KEY_FILE={path} can be written by others: chmod 600 {path}"
         raise StartRefused(msg)
-    if mode & (stat.S_IRGRP | stat.S_IROTH):
-        # Not refused: secrets that an orchestrator mounts are often readable inside the container.
-        log.warning("key_file.readable_by_others", path=str(path), mode=f"{mode:04o}")
     key = content.decode("utf-8", errors="replace").strip()
     if len(key) < MIN_KEY_CHARACTERS or not key.isascii() or any(map(str.isspace, key)):
         msg = (
@@ -48,4 +54,4 @@ def read_key(path: Path) -> str:
             f"characters without spaces. {recipe}"
         )
         raise StartRefused(msg)
-    return key
+    return key, mode

@@ -42,6 +42,9 @@ _SWEEP = {"sweep": tuple(name.value for name in SweepName)}
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _JOB_BUCKETS = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 _SWEEP_BUCKETS = (0.005, 0.025, 0.1, 0.5, 2.5, 10, 60, 300)
+_OUTCOMES = tuple(
+    status.value for status in JobStatus if status not in {JobStatus.QUEUED, JobStatus.PROCESSING}
+)
 _COUNTER, _GAUGE, _HISTOGRAM = MetricKind.COUNTER, MetricKind.GAUGE, MetricKind.HISTOGRAM
 
 METRICS: tuple[MetricSpec, ...] = (
@@ -55,10 +58,23 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "job_duration_seconds",
         _HISTOGRAM,
-        "Seconds from the start of a job's last attempt to its end.",
+        "Seconds from the start of a job's last attempt to its end, by operation and outcome.",
+        {"operation": (), "outcome": _OUTCOMES},
         buckets=_JOB_BUCKETS,
     ),
     MetricSpec("job_timeouts_total", _COUNTER, "Jobs that failed with the code timeout."),
+    MetricSpec(
+        "job_requeued_total",
+        _COUNTER,
+        "Attempts after which a job was queued again, by why: it failed in a way that another "
+        "attempt may cure, its worker was lost, or a worker that stopped handed it back.",
+        {"why": ("failed", "worker_lost", "handed_back")},
+    ),
+    MetricSpec(
+        "job_leases_lost_total",
+        _COUNTER,
+        "Attempts whose worker found that another had taken its place; it published nothing.",
+    ),
     MetricSpec("uploads_open", _GAUGE, "Uploads that are still receiving."),
     MetricSpec("upload_bytes_received_total", _COUNTER, "Bytes of uploads that were stored."),
     MetricSpec("upload_created_total", _COUNTER, "Uploads created."),
@@ -88,7 +104,17 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "scratch_remove_failed_total", _COUNTER, "Attempts to remove a work folder that failed."
     ),
+    MetricSpec(
+        "scratch_oldest_age_seconds",
+        _GAUGE,
+        "Seconds since the work folder that was left alone longest has changed; 0 without any.",
+    ),
     MetricSpec("cleanup_pending", _GAUGE, "Files and folders still to be deleted."),
+    MetricSpec(
+        "cleanup_stuck",
+        _GAUGE,
+        "Those of them that five or more attempts could not delete: somebody must look.",
+    ),
     MetricSpec("storage_free_bytes", _GAUGE, "Bytes free on the data folder's file system."),
     MetricSpec("storage_reserved_bytes", _GAUGE, "Bytes promised to open uploads, not yet there."),
     MetricSpec(

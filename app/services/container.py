@@ -9,10 +9,13 @@ from app.domain.retention import RetentionPolicy
 from app.domain.sweeps import SweepName
 from app.operations.registry import Registry
 from app.services.batches import BatchService
+from app.services.checksums import Checksums
 from app.services.completion import CompletionService
 from app.services.disposal import Disposal
 from app.services.draining import Drain
+from app.services.form_uploads import FormUploads
 from app.services.job_runner import JobRunner
+from app.services.job_watch import JobWatch
 from app.services.jobs import JobService
 from app.services.media import MediaService
 from app.services.outputs import OutputService
@@ -33,7 +36,16 @@ class Engine(JobQueue, Protocol):
         """Done, with the reason, when the loop that claims jobs has died by itself."""
         ...
 
+    @property
+    def running(self) -> int:
+        """How many jobs this process has in hand."""
+        ...
+
     def start(self, runner: JobRunner) -> None: ...
+
+    def stop_claiming(self) -> None:
+        """Begin no further job; those in hand go on. For a process that is about to stop."""
+        ...
 
     async def stop(self) -> None:
         """Claim no more, kill the children of running jobs, hand the jobs back. Repeatable."""
@@ -62,8 +74,10 @@ class Container:
     uploads: UploadService
     completion: CompletionService
     sessions: SessionService
+    forms: FormUploads
     batches: BatchService
     jobs: JobService
+    checksums: Checksums
     media: MediaService
     outputs: OutputService
     sweeps: SweepService
@@ -73,5 +87,6 @@ class Container:
     engine: Engine
     readiness: ReadinessBoard
     drain: Drain
+    watch: JobWatch
     retention: RetentionPolicy
     intervals: Mapping[SweepName, float]

@@ -34,6 +34,14 @@ def retry_delay(attempts: int) -> timedelta:
     return min(FIRST_RETRY * (1 << doublings), LAST_RETRY)
 
 
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class Disposal:
     """Settles what burials released: delete, verify, then forget the cleanup row.
 
@@ -97,6 +105,8 @@ class Disposal:
         """Write the outcomes and return how many cleanups are pending now."""
         now = self._clock.now()
         for result in results:
+            if not _is_text(result.path):
+                continue  # a name of no known encoding fits in no row; the next start meets it again
             if result.error is None:
                 tx.cleanup.remove(result.path)
             else:

@@ -18,6 +18,7 @@ from app.domain.batches import Batch
 from app.domain.delivery import ByteSpan
 from app.domain.idempotency import IdempotencyRecord
 from app.domain.jobs import Fence, Job, JobStatus
+from app.domain.layout import WORK
 from app.domain.media import MediaInfo
 from app.domain.outputs import Output, OutputStatus
 from app.domain.sessions import Session, SessionStatus
@@ -147,7 +148,7 @@ class BatchRows(Protocol):
         ...
 
     def update(self, batch: Batch) -> None:
-        """Write ``expires_at`` and ``keep_inputs_hours``, forward or back."""
+        """Write ``expires_at``, ``slides`` and ``keep_inputs_hours``, forward or back."""
         ...
 
     def delete(self, batch_id: str) -> bool: ...
@@ -350,8 +351,14 @@ class SweepReportRows(Protocol):
         """Newest first, after the cursor (its ``created_at`` is a report's ``started_at``)."""
         ...
 
-    def delete_before(self, sweep: SweepName, before: datetime) -> int:
-        """Remove the reports of a sweep that started before ``before``; returns how many."""
+    def delete_old(self, before: datetime, limit: int) -> int:
+        """Remove reports that started before ``before``, but of each sweep's the latest; returns how
+        many.
+        """
+        ...
+
+    def count_old(self, before: datetime) -> int:
+        """How many ``delete_old`` would remove without a limit."""
         ...
 
 
@@ -372,7 +379,13 @@ class CleanupRows(Protocol):
 
     def list_all(self, limit: int) -> list[PendingCleanup]: ...
 
-    def count(self) -> int: ...
+    def count(self, *, least_attempts: int = 0) -> int:
+        """How many there are that have failed so often."""
+        ...
+
+    def list_stuck(self, least_attempts: int, limit: int) -> list[PendingCleanup]:
+        """Those that have failed so often, oldest first."""
+        ...
 
 
 class Transaction(Protocol):
@@ -434,17 +447,31 @@ class Database(Protocol):
         """Prove that the database answers, for readiness."""
         ...
 
+    async def checkpoint(self) -> None:
+        """Give the space of deleted rows back where the database does not do it by itself."""
+        ...
+
 
 # --- bytes --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Scratch:
-    """The folder of one attempt found on disk."""
+class WorkEntry:
+    """Something found in ``work/``: what lies there itself, or inside a folder named by an id.
 
-    job_id: str
-    attempt: int
-    path: str
+    ``owner`` is the name of the first level, ``name`` that of the second: None where the entry is
+    the first level itself, because it is empty or no folder with an id's name. ``is_folder`` is
+    false for links, also for those to folders.
+    """
+
+    owner: str
+    name: str | None
+    is_folder: bool
+    changed_at: datetime
+
+    @property
+    def path(self) -> str:
+        return f"{WORK}/{self.owner}" if self.name is None else f"{WORK}/{self.owner}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,7 +516,9 @@ class Files(Protocol):
         """Sync a finished scratch file, rename it to its output path, sync the folder."""
         ...
 
-    async def list_scratch(self) -> list[Scratch]: ...
+    async def list_work(self) -> list[WorkEntry]:
+        """Everything in ``work/``, two levels deep, in the order of its names."""
+        ...
 
     async def usage(self) -> list[Usage]: ...
 
@@ -597,6 +626,29 @@ class UploadBytes(Protocol):
 
     async def open(self, upload_id: str, offset: int) -> UploadWriter:
         """Open the file for writing at ``offset``, creating it, and cut off what lies behind."""
+        ...
+
+
+class WorkFiles(Protocol):
+    """Files that a request brings before they are anybody's: below its own folder in ``work/``
+    (``layout.request_path``), which ``Files.delete`` removes.
+
+    Raises ``NoSpace`` and ``StorageFailed`` like ``Files``.
+    """
+
+    async def open(self, folder: str, name: str) -> UploadWriter:
+        """Make an empty file to write, and its folder if it is the first one there."""
+        ...
+
+    async def sync(self, paths: Sequence[str]) -> None:
+        """Make the bytes of whole files durable, unless nothing ever is (``FsyncMode.OFF``)."""
+        ...
+
+    async def move(self, uploads: Mapping[str, str]) -> None:
+        """Make files the data files of uploads: path -> upload id, one rename each, made durable.
+
+        Stops at the first that fails; those before it have moved.
+        """
         ...
 
 

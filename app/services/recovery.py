@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import structlog
 
 from app.domain import layout
+from app.domain.ids import is_id
 from app.domain.jobs import Job, JobStatus
 from app.domain.outputs import Output
 from app.services.disposal import Disposal
 from app.services.job_endings import pending
 from app.services.job_rescue import JobRescue
-from app.services.ports import Clock, Database, Files, Scratch, Transaction, Workers
+from app.services.ports import Clock, Database, Files, Transaction, WorkEntry, Workers
 
 log = structlog.get_logger(__name__)
 
@@ -91,21 +92,38 @@ class Recovery:
         return path
 
     async def _remove_scratch(self) -> tuple[int, int]:
-        """Remove folders of attempts without a live row.
+        """Remove everything in ``work/`` but the folders of live attempts and of living workers.
 
-        The folders are listed first: an attempt is claimed before its folder is made, so that every
-        folder of the list that has no live row now is dead.
+        The folder is listed first: an attempt is claimed, and a worker's lock taken, before its
+        folder is made, so that whatever of the list belongs to neither now is dead or foreign.
         """
-        found = await self.files.list_scratch()
+        found = await self.files.list_work()
+        left = [each for each in found if not self._is_a_living_worker_s(each)]
 
-        def dead(tx: Transaction) -> list[Scratch]:
-            return [s for s in found if not _is_live(tx.jobs.find(s.job_id), s.attempt)]
+        def dead(tx: Transaction) -> list[WorkEntry]:
+            return [each for each in left if not _is_needed(tx, each)]
 
         paths = [each.path for each in await self.db.read(dead)]
         return len(paths), await self.disposal.settle(paths)
 
+    def _is_a_living_worker_s(self, entry: WorkEntry) -> bool:
+        is_inside = entry.is_folder or entry.name is not None
+        return is_inside and is_id(entry.owner) and self.workers.is_alive(entry.owner)
+
     def _is_alive(self, job: Job) -> bool:
         return job.worker is not None and self.workers.is_alive(job.worker)
+
+
+def _is_needed(tx: Transaction, entry: WorkEntry) -> bool:
+    """Whether an entry of ``work/`` is a job's that may be running, or may soon be."""
+    job = tx.jobs.find(entry.owner) if is_id(entry.owner) else None
+    if job is None:
+        return False
+    if entry.name is None:
+        # An empty folder stays while there is a row: by the time that it would be deleted, another
+        # attempt may have moved in. That attempt takes it along, or the burial of the job.
+        return entry.is_folder
+    return entry.name == str(job.attempt) and _is_live(job, job.attempt)
 
 
 def _is_live(job: Job | None, attempt: int) -> bool:

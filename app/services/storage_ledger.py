@@ -3,11 +3,21 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+import structlog
+
+from app.domain.errors import AppError
 from app.domain.jobs import JobStatus
 from app.domain.layout import OUTPUTS, UPLOADS
 from app.domain.outputs import OutputStatus
+from app.domain.sweeps import SweepName
 from app.domain.uploads import UploadStatus
+from app.services.disposal import ALARM_AFTER_ATTEMPTS
 from app.services.ports import Clock, Database, Files, Metrics, Transaction, Usage
+
+log = structlog.get_logger(__name__)
+
+REPORTS_LOOKED_AT = 20
+"""Of each sweep: one that has failed more often in a row is late anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,7 @@ class _Rows:
     jobs: dict[JobStatus, int]
     reserved_bytes: int
     pending: int
+    stuck: int
 
 
 def _read_rows(tx: Transaction) -> _Rows:
@@ -70,7 +81,19 @@ def _read_rows(tx: Transaction) -> _Rows:
         jobs=tx.jobs.totals(),
         reserved_bytes=tx.uploads.unwritten_bytes(),
         pending=tx.cleanup.count(),
+        stuck=tx.cleanup.count(least_attempts=ALARM_AFTER_ATTEMPTS),
     )
+
+
+def last_successes(tx: Transaction) -> dict[SweepName, datetime]:
+    """Return when each sweep last came to its end, in whichever process, as far as reports tell."""
+    found = {}
+    for sweep in SweepName:
+        for report in tx.sweep_reports.list_latest(REPORTS_LOOKED_AT, sweep=sweep):
+            if report.came_to_its_end:
+                found[sweep] = report.ended_at
+                break
+    return found
 
 
 class StorageLedger:
@@ -100,14 +123,27 @@ class StorageLedger:
         Rows are the same for every process, so these are right with several of them.
         """
         rows = await self._db.read(_read_rows)
+        ended = await self._db.read(last_successes)
         for status in JobStatus:
             self._metrics.set("jobs", rows.jobs.get(status, 0), status=status.value)
         self._metrics.set("jobs_active", rows.jobs.get(JobStatus.PROCESSING, 0))
         open_uploads, _ = rows.uploads.get(UploadStatus.RECEIVING, (0, 0))
         self._metrics.set("uploads_open", open_uploads)
         self._metrics.set("cleanup_pending", rows.pending)
+        self._metrics.set("cleanup_stuck", rows.stuck)
+        for sweep, at in ended.items():
+            self._metrics.set(
+                "sweep_last_success_timestamp_seconds", at.timestamp(), sweep=sweep.value
+            )
         self._metrics.set("storage_reserved_bytes", rows.reserved_bytes)
-        self._metrics.set("storage_free_bytes", self._files.free_bytes())
+        try:
+            oldest = min((each.changed_at for each in await self._files.list_work()), default=None)
+            self._metrics.set("storage_free_bytes", self._files.free_bytes())
+        except AppError as error:  # a folder in trouble is no reason to hide all other metrics
+            log.warning("metrics.disk_not_read", code=error.code, detail=error.detail)
+            return
+        age = 0.0 if oldest is None else (self._clock.now() - oldest).total_seconds()
+        self._metrics.set("scratch_oldest_age_seconds", max(0.0, age))
 
 
 def _kind(found: Usage, rows: _Rows) -> KindTotal:

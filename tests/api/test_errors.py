@@ -6,7 +6,7 @@ import io
 import json
 import sqlite3
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from app.domain.errors import AppError, ConflictingUpdate
 from app.domain.ids import new_id
 from app.domain.jobs import JobError, JobStatus
 from app.domain.layout import output_path
+from app.services.draining import Drain
 from app.services.ports import Database, Transaction
 from tests.factories import make_ended_job, make_output
 from tests.fakes.described import Described
@@ -119,11 +120,11 @@ def simple(code: str, ask: Ask) -> None:
 
 JSON = {"content-type": "application/json"}
 simple("malformed_request", Ask("POST", "/api/v1/upload", JSON, b'{"expected_files": 1'))
-simple("not_supported", Ask("POST", "/api/v1/upload", {"idempotency-key": "k"}))
+simple("not_supported", Ask("POST", f"/api/v1/jobs/{NOBODY}/cancel", {"idempotency-key": "k"}))
 simple("invalid_request", Ask("POST", "/api/v1/upload", json={"expected_files": 0}))
 simple(
     "unsupported_media_type",
-    Ask("POST", "/api/v1/upload", {"content-type": "multipart/form-data; boundary=x"}, b"--x--"),
+    Ask("POST", "/api/v1/upload", {"content-type": "application/xml"}, b"<files/>"),
 )
 simple("request_too_large", Ask("POST", "/api/v1/upload", JSON, b'"' + b"x" * 300_000 + b'"'))
 simple("route_not_found", Ask("GET", "/api/v1/nothing"))
@@ -307,6 +308,27 @@ def _inputs(bench: Bench) -> Generator[Ask, None, None]:
     yield Ask("POST", "/api/v1/jobs", json={"operation": "trim", "params": {"end": 1}})
 
 
+@case("idempotency_key_reused")
+def _other_body(bench: Bench) -> Generator[Ask, None, None]:
+    batch_id, _ = bench.batch_of(bench.clip)
+    wish = {"operation": "trim", "batch_id": batch_id, "params": {"end": 1}}
+    key = {"idempotency-key": new_id()}
+    assert bench.served.http.post("/api/v1/jobs", json=wish, headers=key).status_code == 202
+    yield Ask("POST", "/api/v1/jobs", key, json={**wish, "params": {"end": 0.5}})
+
+
+@case("would_exceed_timeout")
+def _too_slow(bench: Bench) -> Generator[Ask, None, None]:
+    batch_id, _ = bench.batch_of(bench.clip)
+    wish = {"operation": "trim", "batch_id": batch_id, "params": {"end": 1}}
+    assert bench.served.http.post("/api/v1/jobs", json=wish).status_code == 202
+    now = bench.served.container.clock.now()
+    bench.served.write(lambda tx: tx.rates.put("trim", seconds_per_unit=1e6, measured_at=now))
+    yield Ask("POST", "/api/v1/jobs", json=wish)
+    with closing(sqlite3.connect(bench.served.data / "tidemill.db")) as db, db:
+        db.execute("DELETE FROM job_rates")
+
+
 @case("job_gone")
 def _deleted_job(bench: Bench) -> Generator[Ask, None, None]:
     job_id = bench.ended_job()
@@ -389,6 +411,7 @@ class MovedOn:
     def __init__(self, db: Database) -> None:
         self.read = db.read
         self.check = db.check
+        self.checkpoint = db.checkpoint
 
     async def write(self, work: Callable[[Transaction], Any]) -> Any:
         raise ConflictingUpdate("The row has moved on.")
@@ -414,6 +437,14 @@ def _busy(bench: Bench) -> Generator[Ask, None, None]:
 @case("not_ready")
 def _starting(bench: Bench) -> Generator[Ask, None, None]:
     with bench.served.exchanged(None):
+        yield Ask("POST", "/api/v1/upload")
+
+
+@case("draining")
+def _stopping(bench: Bench) -> Generator[Ask, None, None]:
+    stopping = dataclasses.replace(bench.served.container, drain=Drain())
+    stopping.drain.begin()
+    with bench.served.exchanged(stopping):
         yield Ask("POST", "/api/v1/upload")
 
 

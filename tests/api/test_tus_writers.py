@@ -431,18 +431,22 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+def folder_without_database(small_disk: Path, elsewhere: Path) -> Path:
+    """A data folder on the small disk whose database lies elsewhere, so that it is not what fails."""
+    root = small_disk / "data"
+    root.mkdir()
+    (root / "tidemill.db").symlink_to(elsewhere / "tidemill.db")
+    return root
+
+
 @pytest.mark.parametrize("fsync", list(FsyncMode))
 def test_a_full_disk_is_507_with_the_true_offset_and_the_upload_can_go_on(
     small_disk: Path, tmp_path: Path, fsync: FsyncMode
 ) -> None:
-    root = tmp_path / "data"
+    root = folder_without_database(small_disk, tmp_path)
     with tus_server(root, TusConfig(fsync=fsync)) as server, TusClient(server.url) as tus:
         data = os.urandom(3_000_000)
         upload_id = tus.new(len(data))
-        # The file alone lives on the small disk, so that the database is not what fails.
-        (root / "uploads").rmdir()
-        (small_disk / "uploads").mkdir()
-        (root / "uploads").symlink_to(small_disk / "uploads")
         ballast = small_disk / "ballast"
         ballast.write_bytes(b"b" * 2_500_000)
         response = tus.patch(upload_id, 0, data)
@@ -458,11 +462,8 @@ def test_a_full_disk_is_507_with_the_true_offset_and_the_upload_can_go_on(
 
 
 def test_a_creation_that_fills_the_disk_leaves_nothing(small_disk: Path, tmp_path: Path) -> None:
-    root = tmp_path / "data"
+    root = folder_without_database(small_disk, tmp_path)
     with tus_server(root) as server, TusClient(server.url) as tus:
-        (root / "uploads").rmdir()
-        (small_disk / "uploads").mkdir()
-        (root / "uploads").symlink_to(small_disk / "uploads")
         response = tus.create(6_000_000, content=b"x" * 6_000_000)
         assert (response.status_code, code_of(response)) == (507, "no_space")
         assert server.read(lambda tx: tx.uploads.totals()) == {}

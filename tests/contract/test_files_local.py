@@ -119,17 +119,29 @@ async def test_only_a_regular_work_file_is_published(files: LocalFiles, tmp_path
     assert outside.exists()
 
 
-async def test_scratch_is_listed_by_job_and_attempt(files: LocalFiles, tmp_path: Path) -> None:
+async def test_work_is_listed_with_all_that_is_foreign_in_it(
+    files: LocalFiles, tmp_path: Path
+) -> None:
     for job_id, attempt in [(JOB, 2), (JOB, 1), ("b" * 32, 1)]:
         await files.make_scratch(job_id, attempt, {})
-    (tmp_path / "work" / "stray").mkdir()
-    (tmp_path / "work" / JOB / "notes").mkdir()
-    found = await files.list_scratch()
-    assert [(each.job_id, each.attempt, each.path) for each in found] == [
-        (JOB, 1, f"work/{JOB}/1"),
-        (JOB, 2, f"work/{JOB}/2"),
-        ("b" * 32, 1, f"work/{'b' * 32}/1"),
+    work = tmp_path / "work"
+    (work / "stray" / "deep").mkdir(parents=True)
+    (work / ("c" * 32)).mkdir()
+    (work / JOB / "notes").write_text("")
+    (work / "link").symlink_to(tmp_path)
+    (work / ("d" * 32)).symlink_to(work / JOB)
+    found = await files.list_work()
+    assert [(each.path, each.owner, each.is_folder) for each in found] == [
+        (f"work/{JOB}/1", JOB, True),
+        (f"work/{JOB}/2", JOB, True),
+        (f"work/{JOB}/notes", JOB, False),
+        (f"work/{'b' * 32}/1", "b" * 32, True),
+        (f"work/{'c' * 32}", "c" * 32, True),
+        (f"work/{'d' * 32}", "d" * 32, False),
+        ("work/link", "link", False),
+        ("work/stray", "stray", True),
     ]
+    assert all(abs((each.changed_at - datetime.now(UTC)).total_seconds()) < 60 for each in found)
 
 
 async def test_usage_counts_every_byte_once(files: LocalFiles, tmp_path: Path) -> None:

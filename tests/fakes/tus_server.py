@@ -23,10 +23,10 @@ import uvloop
 from fastapi import FastAPI
 
 from app.api.access import AccessPolicy
+from app.api.connection import OfferConnection
 from app.api.errors import install_error_handlers
 from app.api.middleware import install_middleware
 from app.api.tus import TusOptions, mount_tus
-from app.api.tus.connection import OfferConnection
 from app.domain.jobs import JobPolicy
 from app.domain.layout import MARKER
 from app.domain.sessions import SessionPolicy
@@ -43,6 +43,7 @@ from app.operations.registry import default_registry
 from app.server.malloc import tune_malloc
 from app.services.completion import CompletionService
 from app.services.disposal import Disposal
+from app.services.draining import Drain
 from app.services.ports import Clock
 from app.services.uploads import UploadService
 
@@ -183,7 +184,9 @@ def make_app(root: Path, config: TusConfig) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_parts(root, config) as parts:
             app.state.parts = parts
-            app.state.container = SimpleNamespace(uploads=parts.uploads, metrics=_Uncounted())
+            app.state.container = SimpleNamespace(
+                uploads=parts.uploads, metrics=_Uncounted(), drain=Drain()
+            )
             yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)

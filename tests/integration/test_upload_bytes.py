@@ -65,7 +65,7 @@ async def test_bytes_behind_the_offset_are_cut_off_and_never_appended_to(
     assert store.size(upload_id) == 4
     await writer.write(b"abc")
     await writer.close()
-    assert store._path(upload_id).read_bytes() == b"0123abc"
+    assert (store._folder.root / "uploads" / upload_id).read_bytes() == b"0123abc"
 
 
 async def test_an_offset_past_the_end_is_an_error_and_leaves_no_hole(
@@ -119,7 +119,9 @@ async def test_a_failed_write_leaves_the_true_offset(store: FileUploadBytes) -> 
         signal.signal(signal.SIGXFSZ, handler)
     await writer.close()
     assert writer.written == store.size(upload_id) == 150_000
-    assert store._path(upload_id).read_bytes() == b"x" * 100_000 + b"y" * 50_000
+    assert (
+        store._folder.root / "uploads" / upload_id
+    ).read_bytes() == b"x" * 100_000 + b"y" * 50_000
 
 
 async def test_slow_writes_go_to_a_thread_until_they_are_quick_again(
@@ -149,7 +151,7 @@ async def test_write_back_starts_while_bytes_still_come(
     assert writer._written_back > 0
     assert await writer.sync() == len(data)
     await writer.close()
-    assert store._path(upload_id).read_bytes() == data
+    assert (store._folder.root / "uploads" / upload_id).read_bytes() == data
 
 
 async def test_a_cancelled_writer_lets_go_only_when_its_thread_has(store: FileUploadBytes) -> None:

@@ -245,9 +245,12 @@ async def test_a_link_in_the_place_of_an_upload_is_not_followed(
     target.write_bytes(b"mine")
     upload_id = new_id()
     (folder.root / "uploads" / upload_id).symlink_to(target)
+    assert not locks.is_held(upload_id)
     with pytest.raises(StorageFailed):
-        async with locks.hold(upload_id, wait_seconds=0):
+        async with locks.hold_for_writing(upload_id, wait_seconds=0):
             pass
+    async with locks.hold(upload_id, wait_seconds=0):  # a deletion, which takes the link away
+        pass
     assert target.read_bytes() == b"mine"
 
 
@@ -259,8 +262,10 @@ async def test_a_pipe_in_the_place_of_an_upload_stops_nothing_but_its_own_reques
     async with asyncio.timeout(5):
         assert not locks.is_held(upload_id)
         with pytest.raises(StorageFailed):
-            async with locks.hold(upload_id, wait_seconds=0):
+            async with locks.hold_for_writing(upload_id, wait_seconds=0):
                 pass
+        async with locks.hold(upload_id, wait_seconds=0):
+            pass
 
 
 async def test_an_attempt_that_fails_leaves_no_lock_behind(
@@ -276,7 +281,7 @@ async def test_an_attempt_that_fails_leaves_no_lock_behind(
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "lstat", broken)
+        patched.setattr(os, "stat", broken)
         with pytest.raises(StorageFailed):
             async with locks.hold(upload_id, wait_seconds=0):
                 pass

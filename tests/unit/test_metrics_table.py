@@ -34,12 +34,13 @@ def test_names_say_their_unit() -> None:
 def test_counts_observations_and_settings_show() -> None:
     metrics = PrometheusMetrics()
     metrics.count("sweep_removed_total", 3, sweep="gc_files")
-    metrics.observe("job_duration_seconds", 4)
+    metrics.observe("job_duration_seconds", 4, operation="trim", outcome="completed")
     metrics.set("jobs", 2, status="queued")
     found = series(metrics)
     assert found['tidemill_sweep_removed_total{sweep="gc_files"}'] == 3
     assert found['tidemill_sweep_removed_total{sweep="stale_sessions"}'] == 0
-    assert found["tidemill_job_duration_seconds_count"] == 1
+    labels = '{operation="trim",outcome="completed"}'
+    assert found[f"tidemill_job_duration_seconds_count{labels}"] == 1
     assert found['tidemill_jobs{status="queued"}'] == 2
     assert 'tidemill_sweep_last_success_timestamp_seconds{sweep="gc_files"}' not in found
 

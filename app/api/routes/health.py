@@ -52,6 +52,10 @@ async def readyz(request: Request, response: Response, access: Access) -> ReadyO
         response.status_code = 503
         starting = PartOut(name="service", state=PartState.FAILING, detail="starting or stopping")
         return ReadyOut(status=PartState.FAILING, parts=[starting])
+    if container.drain.is_begun:
+        response.status_code = 503
+        draining = PartOut(name="service", state=PartState.FAILING, detail="draining")
+        return ReadyOut(status=PartState.FAILING, parts=[draining])
     parts = await container.readiness.check()
     status = overall(parts)
     response.status_code = 503 if status is PartState.FAILING else 200

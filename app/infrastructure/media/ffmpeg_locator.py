@@ -94,13 +94,14 @@ def _examine(path: Path) -> tuple[str, str]:
     if not about.succeeded or version is None:
         return "", f"it does not answer to -version ({about.stderr.strip()[:200] or 'no version'})"
     missing = [
-        *_missing(path, "-encoders", ENCODERS),
-        *_missing(path, "-filters", FILTERS),
+        *list_missing(path, "-encoders", ENCODERS),
+        *list_missing(path, "-filters", FILTERS),
     ]
     return version[1], f"it lacks {', '.join(missing)}" if missing else ""
 
 
-def _missing(path: Path, listing: str, wanted: tuple[str, ...]) -> list[str]:
+def list_missing(path: Path, listing: str, wanted: tuple[str, ...]) -> list[str]:
+    """Return those of ``wanted`` that are not in what the binary lists for an option. Blocking."""
     listed = run_briefly(
         [str(path), "-hide_banner", listing], timeout_seconds=ANSWER_SECONDS
     ).stdout

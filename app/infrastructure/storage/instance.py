@@ -18,6 +18,7 @@ __all__ = ["Instance", "StartRefused", "check_instance", "read_marker", "startup
 
 FORMAT = 1
 """The version of the folder's layout; a newer one than ours is refused."""
+LARGEST_MARKER = 64 * 1024
 _POLL_SECONDS = 0.05
 _RECIPE = (
     "Stop every Tidemill process, then restore the data folder and the database from the same "
@@ -40,7 +41,7 @@ def read_marker(folder: DataFolder) -> Instance | None:
     """
     path = folder.root / MARKER
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(_read(path))
         instance = Instance(id=data["instance"], created_at=data["created_at"])
         version = data["format"]
         is_valid = is_id(instance.id) and isinstance(version, int)
@@ -89,6 +90,13 @@ def check_instance(folder: DataFolder, database_id: str | None, *, now: datetime
         )
         raise StartRefused(msg)
     return marker.id
+
+
+def _read(path: Path) -> bytes:
+    # Not blocking: to open a pipe that somebody put there would wait for its other end.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(LARGEST_MARKER)
 
 
 @contextmanager
@@ -142,7 +150,9 @@ def _write_marker(folder: DataFolder, now: datetime) -> str:
     instance_id = new_id()
     data = {"instance": instance_id, "created_at": now.isoformat(), "format": FORMAT}
     draft = folder.root / RUN / MARKER
-    with draft.open("w", encoding="utf-8") as file:
+    draft.unlink(missing_ok=True)  # what an earlier start left, or a link that somebody put there
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with os.fdopen(os.open(draft, flags, 0o600), "w", encoding="utf-8") as file:
         file.write(json.dumps(data, indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())

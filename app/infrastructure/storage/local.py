@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,12 +24,21 @@ from app.domain.layout import (
 )
 from app.infrastructure.storage.paths import DataFolder, split_path
 from app.services.cancellation import uninterrupted
-from app.services.ports import Scratch, Usage
+from app.services.ports import Usage, WorkEntry
 
 T = TypeVar("T")
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _TRIES = 5
+_TO_DO = {
+    errno.EPERM: "it or its folder is marked immutable or belongs to somebody else; "
+    "see `lsattr` (`chattr -i` takes the mark away) and `ls -l`",
+    errno.EACCES: "give the service's user the right to write to its folder",
+    errno.EBUSY: "something is mounted there, see `findmnt`: unmount it",
+    errno.EROFS: "the file system is mounted read-only: look into the system's log for why",
+    errno.EIO: "the disk reports errors: look into the system's log and check the disk",
+}
+"""What whoever runs the service can do about each way in which a deletion fails."""
 _KINDS = (UPLOADS, WORK, OUTPUTS, "database", "system", "other")
 
 
@@ -81,17 +89,32 @@ class LocalFiles:
         return datetime.fromtimestamp(found.st_mtime, UTC) if found else None
 
     def absolute(self, path: str) -> Path:
-        return self._folder.resolve(path)
+        found = self._folder.resolve(path)
+        with translated_errors("looking at a file"), suppress(FileNotFoundError):
+            # To open a pipe would wait for its other end, to open a device may do anything.
+            kind = stat.S_IFMT(found.lstat().st_mode)
+            if kind not in {stat.S_IFREG, stat.S_IFDIR}:
+                raise StorageFailed("What lies in the place of a file is none.")
+        return found
 
     def _look(self, path: str) -> os.stat_result | None:
         with translated_errors("looking at a file"):
             try:
-                return os.lstat(self._folder.root.joinpath(*split_path(path)))
-            except (FileNotFoundError, NotADirectoryError):
+                return self._folder.look(path)
+            except NotADirectoryError:
                 return None
 
     async def delete(self, path: str) -> int:
-        return await in_thread("deleting", lambda: self._folder.delete(path))
+        return await in_thread("deleting", lambda: self._delete(path))
+
+    def _delete(self, path: str) -> int:
+        try:
+            return self._folder.delete(path)
+        except OSError as error:
+            name = errno.errorcode.get(error.errno or 0, "an unknown error")
+            todo = _TO_DO.get(error.errno or 0, "look at the disk and the system's log")
+            msg = f"It cannot be deleted ({name}): {todo}. It is tried again by itself."
+            raise StorageFailed(msg) from error
 
     async def make_scratch(self, job_id: str, attempt: int, links: Mapping[str, str]) -> Path:
         return await in_thread(
@@ -167,19 +190,29 @@ class LocalFiles:
             os.fsync(outputs)
             os.fsync(work)
 
-    async def list_scratch(self) -> list[Scratch]:
-        return await in_thread("listing work folders", self._list_scratch)
+    async def list_work(self) -> list[WorkEntry]:
+        return await in_thread("listing work folders", self._list_work)
 
-    def _list_scratch(self) -> list[Scratch]:
+    def _list_work(self) -> list[WorkEntry]:
+        found: list[WorkEntry] = []
+        for owner, status in self._entries(WORK):
+            inside: list[tuple[str, os.stat_result]] = []
+            if stat.S_ISDIR(status.st_mode) and is_id(owner):
+                with suppress(StorageFailed, OSError):  # a mount, say: then it is one thing
+                    inside = self._entries(f"{WORK}/{owner}")
+            found += [_work_entry(owner, name, each) for name, each in inside]
+            if not inside:
+                found.append(_work_entry(owner, None, status))
+        return found
+
+    def _entries(self, path: str) -> list[tuple[str, os.stat_result]]:
+        """Return what a folder holds, by name; nothing when it is gone. Follows no link."""
         found = []
-        for job_id in _folder_names(self._folder.root / WORK):
-            if is_id(job_id):
-                found += [
-                    Scratch(job_id, int(entry.name), scratch_path(job_id, int(entry.name)))
-                    for entry in (self._folder.root / WORK / job_id).iterdir()
-                    if re.fullmatch(r"0|[1-9][0-9]{0,8}", entry.name)
-                ]
-        return sorted(found, key=lambda scratch: (scratch.job_id, scratch.attempt))
+        with suppress(FileNotFoundError), self._folder.open_folder(path) as folder:
+            for name in sorted(os.listdir(folder)):  # noqa: PTH208  by descriptor, never by path
+                with suppress(FileNotFoundError):
+                    found.append((name, os.stat(name, dir_fd=folder, follow_symlinks=False)))
+        return found
 
     async def usage(self) -> list[Usage]:
         return await in_thread("measuring the data folder", self._usage)
@@ -197,19 +230,24 @@ class LocalFiles:
         await in_thread("writing a test byte", self._check_writable)
 
     def _check_writable(self) -> None:
-        with self._folder.open_parent(f"{RUN}/writable") as (run, name):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        path = f"{RUN}/writable"
+        found = self._look(path)
+        if found is not None and not stat.S_ISREG(found.st_mode):
+            self._folder.delete(path)  # a link or a pipe that somebody put there
+        with self._folder.open_parent(path) as (run, name):
+            # Not blocking: to open a pipe would wait for its other end.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             descriptor = os.open(name, flags, 0o600, dir_fd=run)
             try:
                 os.write(descriptor, b"\n")
             finally:
                 os.close(descriptor)
-        self._folder.delete(f"{RUN}/writable")
+        self._folder.delete(path)
 
 
-def _folder_names(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+def _work_entry(owner: str, name: str | None, status: os.stat_result) -> WorkEntry:
+    changed_at = datetime.fromtimestamp(status.st_mtime, UTC)
+    return WorkEntry(owner, name, stat.S_ISDIR(status.st_mode), changed_at)
 
 
 def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:

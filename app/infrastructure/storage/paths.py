@@ -55,10 +55,10 @@ class DataFolder:
             if not root.is_dir():
                 root.parent.mkdir(parents=True, exist_ok=True)
                 root.mkdir(mode=0o700, exist_ok=True)
-            _refuse_foreign(root)
+            refuse_foreign(root)
             for name in LAYOUT:
                 (root / name).mkdir(mode=0o700, exist_ok=True)
-            _refuse_scattered(root)
+            refuse_scattered(root)
         except OSError as error:
             msg = f"The data folder {root} cannot be used: {error.strerror}. Set TIDEMILL_DATA_DIR."
             raise StartRefused(msg) from error
@@ -103,6 +103,27 @@ class DataFolder:
             yield current, name
         finally:
             os.close(current)
+
+    @contextmanager
+    def open_folder(self, relative: str) -> Iterator[int]:
+        """Yield a descriptor of the folder ``relative``, with the care of ``open_parent``."""
+        with self.open_parent(relative) as (parent, name):
+            folder = _open_folder(name, parent, os.fstat(parent).st_dev)
+        try:
+            yield folder
+        finally:
+            os.close(folder)
+
+    def look(self, relative: str) -> os.stat_result | None:
+        """Return the status of ``relative`` itself, None when it is not there. Follows no link.
+
+        Raises ``NotADirectoryError`` when something else lies in the place of a folder on the way.
+        """
+        try:
+            with self.open_parent(relative) as (parent, name):
+                return _stat(parent, name)
+        except FileNotFoundError:
+            return None
 
     def delete(self, relative: str) -> int:
         """Delete a file or a folder with all it holds; the one deletion there is.
@@ -191,11 +212,13 @@ def _open_folder(name: str, parent: int, device: int) -> int:
     descriptor = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
     if os.fstat(descriptor).st_dev != device:
         os.close(descriptor)
-        raise StorageFailed("A folder inside the data folder is on another file system.")
+        raise StorageFailed(
+            "A folder inside the data folder is on another file system, see `findmnt`: unmount it."
+        )
     return descriptor
 
 
-def _refuse_foreign(root: Path) -> None:
+def refuse_foreign(root: Path) -> None:
     """Refuse a folder that holds files but not our marker: it is somebody else's."""
     if (root / MARKER).exists():
         return
@@ -215,7 +238,7 @@ def _has_entries(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def _refuse_scattered(root: Path) -> None:
+def refuse_scattered(root: Path) -> None:
     """Refuse links and mounts in the layout: inputs are hard-linked, so all is one file system."""
     device = root.stat().st_dev
     for name in LAYOUT:

@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import os
+import stat
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,8 @@ QUICK_WRITES = 2
 WRITE_BACK_BYTES = 64 * 1024 * 1024
 WRITER_THREADS = 4
 
+# Not blocking: to open a pipe that somebody put there would wait for its other end.
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _SYNC_FILE_RANGE_WRITE = 2
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -57,15 +60,19 @@ class FileUploadBytes:
 
     def size(self, upload_id: str) -> int:
         with translated_errors("looking at an upload"):
-            try:
-                return os.lstat(self._path(upload_id)).st_size
-            except FileNotFoundError:
-                return 0
+            found = self._folder.look(_path(upload_id))
+        if found is None:
+            return 0
+        _refuse_strange(found)
+        return found.st_size
 
     async def open(self, upload_id: str, offset: int) -> "FileUploadWriter":
-        path = self._path(upload_id)
-        with translated_errors("opening an upload"):
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        path = _path(upload_id)
+        with (
+            translated_errors("opening an upload"),
+            self._folder.open_parent(path) as (folder, name),
+        ):
+            fd = os.open(name, _WRITE, 0o600, dir_fd=folder)
         writer = FileUploadWriter(fd, offset, self._pool, self._folder.root / UPLOADS)
         writer.starts_write_back = self._fsync is not FsyncMode.OFF
         try:
@@ -79,10 +86,16 @@ class FileUploadBytes:
         """Wait for the writes that are under way."""
         self._pool.shutdown(wait=True)
 
-    def _path(self, upload_id: str) -> Path:
-        if not is_id(upload_id):
-            raise StorageFailed("A data file is named by an upload's id.")
-        return self._folder.root / upload_path(upload_id)
+
+def _path(upload_id: str) -> str:
+    if not is_id(upload_id):
+        raise StorageFailed("A data file is named by an upload's id.")
+    return upload_path(upload_id)
+
+
+def _refuse_strange(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise StorageFailed("What lies in the place of an upload is no file.")
 
 
 class FileUploadWriter:
@@ -123,7 +136,9 @@ class FileUploadWriter:
     async def begin(self) -> None:
         """Cut off what lies behind the offset. Raises StorageFailed when there is less."""
         with translated_errors("opening an upload"):
-            size = os.fstat(self._fd).st_size
+            found = os.fstat(self._fd)
+        _refuse_strange(found)
+        size = found.st_size
         if size < self._written:
             raise StorageFailed("The upload has fewer bytes than it should.")
         if size > self._written:
@@ -260,7 +275,8 @@ class FileUploadWriter:
 
     def _sync(self) -> None:
         os.fdatasync(self._fd)
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        folder = os.open(self._folder, flags)
         try:
             os.fsync(folder)
         finally:

@@ -45,7 +45,7 @@ class FlockUploadLocks:
     """
 
     def __init__(self, folder: DataFolder) -> None:
-        self._folder = folder
+        self.folder = folder
         self._name = f"{_SOCKET_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{_SOCKET_SUFFIX}"
         self._socket: socket.socket | None = None
         self._holders: dict[str, list[FlockHold]] = {}
@@ -55,7 +55,7 @@ class FlockUploadLocks:
         """Begin to listen, and clear away the sockets of processes that are gone."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         listener.settimeout(0)
-        with translated_errors("listening for other processes"), _run_folder(self._folder) as run:
+        with translated_errors("listening for other processes"), _run_folder(self.folder) as run:
             listener.bind(f"{run}/{self._name}")
         self._socket = listener
         asyncio.get_running_loop().add_reader(listener.fileno(), self._on_datagram)
@@ -68,7 +68,7 @@ class FlockUploadLocks:
         asyncio.get_running_loop().remove_reader(self._socket.fileno())
         self._socket.close()
         self._socket = None
-        (self._folder.root / RUN / self._name).unlink(missing_ok=True)
+        (self.folder.root / RUN / self._name).unlink(missing_ok=True)
 
     def hold(self, upload_id: str, *, wait_seconds: float) -> "FlockHold":
         """Stop a writer and hold the upload; with ``wait_seconds`` 0 a writer is left in peace."""
@@ -82,7 +82,10 @@ class FlockUploadLocks:
             return True
         with translated_errors("looking at a lock"):
             try:
-                fd = os.open(self.path(upload_id), _LOOK)
+                with self.folder.open_parent(path_of(upload_id)) as (folder, name):
+                    if _is_strange(folder, name):
+                        return False
+                    fd = os.open(name, _LOOK, dir_fd=folder)
             except FileNotFoundError:
                 return False
             try:
@@ -94,11 +97,6 @@ class FlockUploadLocks:
         return False
 
     # --- for the holds ---------------------------------------------------------------------------
-
-    def path(self, upload_id: str) -> Path:
-        if not is_id(upload_id):
-            raise StorageFailed("A lock is named by an upload's id.")
-        return self._folder.root / upload_path(upload_id)
 
     def ask(self, hold: "FlockHold") -> None:
         """Tell whoever writes or waits to write that ``hold`` is newer."""
@@ -148,12 +146,13 @@ class FlockUploadLocks:
         with (
             suppress(OSError),
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender,
-            _run_folder(self._folder) as run,
+            _run_folder(self.folder) as run,
         ):
             sender.settimeout(0)
-            for entry in (self._folder.root / RUN).iterdir():
-                is_socket = entry.name.startswith(_SOCKET_PREFIX) and entry.suffix == _SOCKET_SUFFIX
-                if not is_socket or entry.name == self._name:
+            for entry in (self.folder.root / RUN).iterdir():
+                is_ours = entry.name.startswith(_SOCKET_PREFIX) and entry.suffix == _SOCKET_SUFFIX
+                # A link would lead the message, and what removes a dead socket, somewhere else.
+                if not is_ours or entry.name == self._name or not _is_socket(entry):
                     continue
                 try:
                     sender.sendto(message, f"{run}/{entry.name}")
@@ -161,6 +160,13 @@ class FlockUploadLocks:
                     entry.unlink(missing_ok=True)
                 except OSError as error:
                     log.debug("lock.message_lost", socket=entry.name, error=str(error))
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 class FlockHold:
@@ -245,13 +251,20 @@ class FlockHold:
 
     def _try(self) -> bool:
         """Take the lock if it is free. Creates the file when there is none to lock."""
-        path = self._locks.path(self.upload_id)
-        with translated_errors("locking an upload"):
+        path = path_of(self.upload_id)
+        with (
+            translated_errors("locking an upload"),
+            self._locks.folder.open_parent(path) as (folder, name),
+        ):
             while True:
-                fd, created = _open(path)
+                if _is_strange(folder, name):
+                    if self._writes:
+                        raise StorageFailed("What lies in the place of an upload is no file.")
+                    return True  # nobody can write it, and a deletion must get on with it
+                fd, created = _open(folder, name)
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if _is_still(fd, path):
+                    if _is_still(fd, folder, name):
                         self._fd, self._created = fd, created
                         return True
                 except BlockingIOError:
@@ -263,33 +276,56 @@ class FlockHold:
 
     def _release(self) -> None:
         fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
         try:
             found = os.fstat(fd)
             # A file made only to be locked would be one without a reason: no bytes, no file.
             if self._created and found.st_size == 0 and found.st_nlink == 1:
-                self._locks.path(self.upload_id).unlink(missing_ok=True)
+                with self._locks.folder.open_parent(path_of(self.upload_id)) as (folder, name):
+                    os.unlink(name, dir_fd=folder)
+        except FileNotFoundError:
+            pass
         except OSError as error:
             log.warning("lock.cleanup_failed", upload_id=self.upload_id, error=str(error))
         finally:
             os.close(fd)
 
 
-def _open(path: Path) -> tuple[int, bool]:
+def path_of(upload_id: str) -> str:
+    """Return the path of an upload's file, which is also its lock. Raises ``StorageFailed``."""
+    if not is_id(upload_id):
+        raise StorageFailed("A lock is named by an upload's id.")
+    return upload_path(upload_id)
+
+
+def _is_strange(folder: int, name: str) -> bool:
+    """Whether something that is no file, a link for instance, lies where an upload's bytes should."""
+    try:
+        return not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _open(folder: int, name: str) -> tuple[int, bool]:
     flags = os.O_RDWR | _SAFE
     while True:
         try:
-            return os.open(path, flags), False
+            return os.open(name, flags, dir_fd=folder), False
+        except PermissionError:
+            # Marked immutable, for instance: it cannot be written, but well be locked and buried.
+            return os.open(name, _LOOK, dir_fd=folder), False
         except FileNotFoundError:
             with suppress(FileExistsError):
-                return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600), True
+                return os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder), True
 
 
-def _is_still(fd: int, path: Path) -> bool:
+def _is_still(fd: int, folder: int, name: str) -> bool:
     ours = os.fstat(fd)
     if not stat.S_ISREG(ours.st_mode):
         raise StorageFailed("What lies in the place of an upload is no file.")
     try:
-        there = os.lstat(path)
+        there = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return False
     return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)

@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from app.domain.errors import StorageFailed
@@ -58,6 +60,17 @@ class WorkerLocks:
             return not _lock(descriptor, fcntl.LOCK_SH)
         finally:
             os.close(descriptor)
+
+    def living(self) -> dict[str, datetime]:
+        """Return the workers that are alive, each with the time of its start."""
+        found = {}
+        for path in sorted(self._folder.glob(f"{_PREFIX}*{_SUFFIX}")):
+            worker = path.name.removeprefix(_PREFIX).removesuffix(_SUFFIX)
+            with suppress(OSError):
+                if self.is_alive(worker):
+                    # Never written to, so that it has changed when it was made.
+                    found[worker] = datetime.fromtimestamp(path.lstat().st_mtime, UTC)
+        return found
 
     def remove_stale(self) -> list[str]:
         removed = []
