@@ -101,7 +101,9 @@ def example() -> str:
     parts = [ENV_INTRO]
     for title, found in grouped():
         parts.append(f"\n# --- {title}\n")
-        parts += [f"# {each.description}\n#{each.name}={each.example}\n" for each in found]
+        for each in found:
+            allowed = f"# Allowed: {each.allowed}."
+            parts.append(f"# {each.description}\n{allowed}\n#{each.name}={each.example}\n")
     return "\n".join(parts).replace("\n\n\n", "\n\n")
 
 
