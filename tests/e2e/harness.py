@@ -102,6 +102,8 @@ class Server:
                 "TIDEMILL_DATA_DIR": str(self.data),
                 "TIDEMILL_PORT": str(self.port),
                 "TIDEMILL_LOG_FORMAT": "json",
+                # A job under way would hold up the end of a test.
+                "TIDEMILL_DRAIN_SECONDS": "2",
                 **variables,
             },
         )
