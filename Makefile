@@ -13,12 +13,12 @@ JS := tests/e2e/js
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help setup run demo test check format bench faults soak docs lock clean
+.PHONY: help setup run demo test check format bench bench-downloads faults soak docs lock clean
 
 help: ## List the targets
 	@echo "Tidemill: resumable uploads of large videos in, finished files out, nothing left behind."
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/python.ok:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -77,6 +77,9 @@ format: $(VENV)/dev.ok ## Format the code and mend what the linter can
 
 bench: $(VENV)/run.ok ## How fast a byte comes in, as a ratio against a bare socket that writes a file
 	$(BIN)/python benchmarks/uploads.py
+
+bench-downloads: $(VENV)/run.ok ## How fast a stored file goes out, as a ratio against nginx
+	$(BIN)/python benchmarks/downloads.py
 
 faults: $(VENV)/dev.ok $(VENV)/system.ok $(JS)/node_modules/.ok ## Only the fault tests: kill -9, cut lines, full disks
 	$(PYTEST) --durations=15 tests/faults
