@@ -31,8 +31,12 @@ SOON_SECONDS = 1.0
 
 @pytest.fixture
 def batch(served: Served) -> dict[str, Any]:
-    """A batch of two files that are no clips, which nobody here minds."""
-    return served.make_batch(b"one", b"two")
+    """A batch of two files that are no clips, which nobody here minds, with their digests."""
+    made = served.make_batch(b"one", b"two")
+    path = f"/api/v1/batches/{made['id']}"
+    wait_for(lambda: all(each["sha256"] for each in served.http.get(path).json()["files"]))
+    found: dict[str, Any] = served.http.get(path).json()
+    return found
 
 
 def put(served: Served, job: Job) -> Job:

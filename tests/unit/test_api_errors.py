@@ -81,7 +81,7 @@ def test_what_an_error_adds_cannot_pass_for_the_problem_itself() -> None:
         (
             {"session": "x"},
             "session: There is no such field. Allowed: only_completed, session_id.",
-            "session_id",
+            "only_completed, session_id",
         ),
     ],
 )

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from app.domain.errors import DatabaseBusy
@@ -36,9 +37,20 @@ def _deaf() -> Callable[[], Awaitable[None]]:
     return work
 
 
+@contextmanager
+def everything_logged() -> Iterator[None]:
+    """Whatever another test of this process has made of the log's level."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
 async def _run(*works: Callable[[], Awaitable[None]]) -> list[dict[str, object]]:
     """Run phases named by their number, in this order; returns what they logged."""
-    with capture_logs() as lines:
+    with everything_logged(), capture_logs() as lines:
         async with AsyncExitStack() as stack:
             for number, work in reversed(list(enumerate(works))):
                 stack.push_async_callback(stop_phase, str(number), 0.05, work)
