@@ -1,7 +1,5 @@
 """The route class of the JSON API: bodies are bounded and JSON, unknown query names are refused."""
 
-import json
-import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,6 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from app.api.idempotency import honours_key, refuse_key
+from app.api.strict_json import parse_json
 from app.domain.errors import (
     InvalidRequest,
     MalformedRequest,
@@ -94,44 +93,9 @@ async def _read_json(request: Request) -> bytes:
         shown = media_type[:100] or "no content type"
         msg = f"The body must be application/json, not {shown}."
         raise UnsupportedMediaType(msg)
-    _check_json(body)
+    if body:
+        parse_json(body, "The body")
     return body
-
-
-def _check_json(body: bytes) -> None:
-    """Refuse what Python reads as JSON but a database or another client would choke on."""
-    if not body:
-        return
-    try:
-        text = body.decode("utf-8")
-        value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except RecursionError as error:
-        raise MalformedRequest("The body is nested too deeply.") from error
-    except UnicodeError as error:
-        raise MalformedRequest("The body is not valid UTF-8 text.") from error
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        msg = f"The body is not valid JSON: {error.msg} ({where})."
-        raise MalformedRequest(msg) from error
-    except ValueError as error:
-        msg = f"The body is not valid JSON: {error}."
-        raise MalformedRequest(msg) from error
-    if "\x00" in text or "\\u0000" in text:
-        raise MalformedRequest("The body holds the character U+0000, which no field may have.")
-
-
-def _no_number(name: str) -> float:
-    msg = f"{name} is no JSON number"
-    raise ValueError(msg)
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        msg = f"{digits[:40]} is too large a number"
-        raise ValueError(msg)
-    return number
 
 
 def _too_large() -> RequestTooLarge:

@@ -1,7 +1,5 @@
 """The form that opens or fills a session: which fields it has, and what their text means."""
 
-import json
-import math
 import re
 import unicodedata
 from base64 import b64encode
@@ -15,6 +13,7 @@ from starlette.requests import Request
 from app.api.errors import invalid_request
 from app.api.multipart import FormBody, FormLimits, Part
 from app.api.schemas.sessions import MOST_FILES, NewSession
+from app.api.strict_json import parse_json
 from app.api.tus.metadata import parse_metadata
 from app.domain.errors import AppError, InvalidRequest, MalformedRequest, RequestTooLarge
 from app.domain.sessions import Session
@@ -175,42 +174,15 @@ def _metadata(part: Part) -> UploadMetadata:
 
 def _value(name: str, text: bytes) -> Any:
     """Return a field's text as the JSON it stands for."""
+    if name == "then":
+        return parse_json(text, f"The field {name}")
     try:
         found = text.decode("utf-8").strip()
     except UnicodeDecodeError as error:
         raise _malformed(name, "is not valid UTF-8 text") from error
-    if name == "then":
-        return _json(name, found)
     if name == "expected_files":
         return int(found) if _DIGITS.match(found) else found
     return float(found) if _NUMBER.match(found) else found
-
-
-def _json(name: str, text: str) -> Any:
-    """Return what JSON says; refused is what a database or another client would choke on."""
-    try:
-        value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except RecursionError as error:
-        raise _malformed(name, "is nested too deeply") from error
-    except ValueError as error:
-        raise _malformed(name, f"is not valid JSON: {error}") from error
-    if "\x00" in text or "\\u0000" in text:
-        raise _malformed(name, "holds the character U+0000, which no field may have")
-    return value
-
-
-def _no_number(name: str) -> float:
-    msg = f"{name} is no JSON number"
-    raise ValueError(msg)
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        msg = f"{digits[:40]} is too large a number"
-        raise ValueError(msg)
-    return number
 
 
 def _malformed(name: str, what: str) -> AppError:
