@@ -278,7 +278,7 @@ END = b"--b0--\r\n"
         (GOOD + part("then", b'{"operation": NaN}') + END, "NaN is no JSON number"),
         (GOOD + part("then", b'{"operation": 1e999}') + END, "too large a number"),
         (GOOD + part("then", b'"\\u0000"') + END, "U+0000"),
-        (GOOD + part("then", b'"\\ud800"') + END, "not valid JSON"),
+        (GOOD + part("then", b'"\\ud800"') + END, "not valid UTF-8 text"),
         (GOOD + part("then", b"[" * 100_000) + END, "nested too deeply"),
         (GOOD + part("expected_files", b"\xff") + END, "not valid UTF-8"),
     ],
