@@ -1,6 +1,7 @@
 """The digests of completed uploads: right, in nobody's way, and never in the way of a deletion."""
 
 import asyncio
+import errno
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ import pytest
 
 from app.domain.errors import StorageFailed
 from app.domain.layout import upload_path
+from app.infrastructure.media import process_runner
 from app.infrastructure.media.process_runner import ProcessRunner
 from app.infrastructure.media.quiet_digests import QuietDigests
 from app.infrastructure.media.sandbox import Sandbox, SandboxLevel, detect_sandbox
@@ -128,6 +130,22 @@ async def test_a_link_in_place_of_the_file_is_not_followed(
     for path in (link, tmp_path / "missing"):
         with pytest.raises(StorageFailed):
             await QuietDigests(runner).of(path)
+
+
+async def test_a_child_that_cannot_be_started_is_a_file_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "clip"
+    path.write_bytes(b"abc")
+
+    def fork(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(process_runner, "_fork", fork)
+    runner = ProcessRunner(Sandbox(SandboxLevel.LIMITS))
+    with pytest.raises(StorageFailed, match="cannot be read"):
+        await QuietDigests(runner).of(path)  # else the pass ends for good
+    await runner.close()
 
 
 class Told:

@@ -14,9 +14,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 from app.domain.errors import NotReady
 from app.infrastructure.media.process_output import BoundedTail, hide_paths
@@ -28,6 +27,7 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 """All that a child gets to see of our environment."""
 
 GIB = 1024**3
+PIPE_BYTES = 64 * 1024
 PIPE_DRAIN_SECONDS = 2.0
 REAP_SECONDS = 10.0
 
@@ -130,19 +130,37 @@ def guarded(command: Command, isolation: Isolation) -> list[str]:
     ]
 
 
-class _PipeReader(asyncio.Protocol):
-    """Hands what a pipe brings to a function, and says when it is closed."""
+class _PipeReader:
+    """Hands what a pipe brings to a function; ``closed`` is set at its end.
 
-    def __init__(self, on_data: Callable[[bytes], None]) -> None:
+    Not by ``connect_read_pipe``: uvloop closes the number and then the pipe object, which closes the
+    number again; by then it may be a file that another thread has opened meanwhile.
+    """
+
+    def __init__(self, pipe: IO[bytes], on_data: Callable[[bytes], None]) -> None:
+        self._pipe = pipe
         self._on_data = on_data
-        self.closed = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+        os.set_blocking(pipe.fileno(), False)
+        self._loop.add_reader(pipe.fileno(), self._on_readable)
 
-    def data_received(self, data: bytes) -> None:
-        self._on_data(data)
-
-    def connection_lost(self, _: Exception | None) -> None:
+    def close(self) -> None:
+        """Read no more; a repeat is harmless."""
         if not self.closed.done():
+            self._loop.remove_reader(self._pipe.fileno())
+            self._pipe.close()
             self.closed.set_result(None)
+
+    def _on_readable(self) -> None:
+        try:
+            data = os.read(self._pipe.fileno(), PIPE_BYTES)
+        except BlockingIOError:
+            return
+        if data:
+            self._on_data(data)
+        else:
+            self.close()
 
 
 class Child:
@@ -155,7 +173,7 @@ class Child:
         self._pidfd = pidfd
         self._grace_seconds = grace_seconds
         self._stderr = BoundedTail()
-        self._pipes: list[tuple[asyncio.ReadTransport, _PipeReader]] = []
+        self._pipes: list[_PipeReader] = []
         self._exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().add_reader(pidfd, self._on_exit)
 
@@ -163,15 +181,14 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
-    async def attach(self, on_stdout: Callable[[bytes], None]) -> None:
+    def attach(self, on_stdout: Callable[[bytes], None]) -> None:
         """Begin to read both pipes, so that the command never blocks on a full one."""
-        loop = asyncio.get_running_loop()
         for pipe, sink in (
             (self._process.stdout, on_stdout),
             (self._process.stderr, self._stderr.feed),
         ):
-            transport, reader = await loop.connect_read_pipe(partial(_PipeReader, sink), pipe)
-            self._pipes.append((transport, reader))
+            if pipe is not None:
+                self._pipes.append(_PipeReader(pipe, sink))
 
     def _on_exit(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
@@ -184,9 +201,7 @@ class Child:
         """Wait for the end and for all of its output. May be cancelled and called again."""
         await asyncio.shield(self._exited)
         if self._pipes:
-            await asyncio.wait(
-                [reader.closed for _, reader in self._pipes], timeout=PIPE_DRAIN_SECONDS
-            )
+            await asyncio.wait([pipe.closed for pipe in self._pipes], timeout=PIPE_DRAIN_SECONDS)
         return Finished(self._process.returncode == 0, hide_paths(self._stderr.text()))
 
     async def stop(self) -> None:
@@ -201,9 +216,8 @@ class Child:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
             await asyncio.wait([self._exited], timeout=seconds)
-        for transport, reader in self._pipes:
-            transport.close()
-            await asyncio.wait([reader.closed])
+        for pipe in self._pipes:
+            pipe.close()
 
 
 class ProcessRunner:
@@ -254,7 +268,7 @@ class ProcessRunner:
         child = Child(process, pidfd, grace_seconds=self._grace_seconds)
         spawned.append(child)
         self._children.add(child)
-        await child.attach(on_stdout)
+        child.attach(on_stdout)
         return child
 
     async def _settle(self, child: Child) -> None:
@@ -281,7 +295,12 @@ def _fork(arguments: list[str], folder: str) -> "tuple[subprocess.Popen[bytes], 
         start_new_session=True,
         bufsize=0,
     )
-    return process, os.pidfd_open(process.pid)
+    try:
+        return process, os.pidfd_open(process.pid)
+    except OSError:
+        with process:  # nobody would know of it, and so nobody would stop it
+            process.kill()
+        raise
 
 
 async def _finish(work: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:

@@ -37,8 +37,12 @@ class QuietDigests:
         def collect(data: bytes) -> None:
             answer.extend(data[: ANSWER_BYTES - len(answer)])
 
-        async with self._runner.start(_command(path), on_stdout=collect) as child:
-            finished = await child.wait()
+        try:
+            async with self._runner.start(_command(path), on_stdout=collect) as child:
+                finished = await child.wait()
+        except OSError as error:  # no child could be started: no process, memory or descriptor left
+            log.warning("digest.not_started", error=str(error))
+            raise StorageFailed("The file cannot be read.") from error
         if not finished.succeeded:
             log.warning("digest.failed", stderr=finished.stderr)
             raise StorageFailed("The file cannot be read.")
