@@ -206,7 +206,8 @@ class BatchService:
         BatchNotFound, BatchGone, InvalidRequest.
         """
         if change.expires_at is not None:
-            check_expiry(change.expires_at, self.clock.now(), self.retention)
+            until = check_expiry(change.expires_at, self.clock.now(), self.retention)
+            change = replace(change, expires_at=until)
         check_keep_inputs(change.keep_inputs_hours, self.retention)
         return await self.db.write(lambda tx: self._change(tx, owner, batch_id, change))
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -146,8 +146,7 @@ class JobService:
             if job.status.is_active:
                 msg = "The job has not ended; its time begins when it does."
                 raise JobRunning(msg, extra={"status": job.status.value})
-            check_expiry(expires_at, self.clock.now(), self.retention)
-            until = expires_at.astimezone(UTC)
+            until = check_expiry(expires_at, self.clock.now(), self.retention)
             moved = replace(job, expires_at=until)
             tx.jobs.update(moved, expected=job.status, attempt=job.attempt)
             for output in tx.outputs.list_by_job(job_id):

@@ -64,14 +64,14 @@ class OutputService:
 
         def work(tx: Transaction) -> Output:
             output = _find(tx, owner, output_id)
-            check_expiry(expires_at, self.clock.now(), self.retention)
+            until = check_expiry(expires_at, self.clock.now(), self.retention)
             self._refuse_delivered(output)
-            moved = replace(output, expires_at=expires_at)
+            moved = replace(output, expires_at=until)
             tx.outputs.update(moved, expected=output.status)
             job = tx.jobs.find(output.job_id)
             # A job takes its outputs along when it goes.
-            if job is not None and job.expires_at is not None and job.expires_at < expires_at:
-                kept = replace(job, expires_at=expires_at)
+            if job is not None and job.expires_at is not None and job.expires_at < until:
+                kept = replace(job, expires_at=until)
                 tx.jobs.update(kept, expected=job.status, attempt=job.attempt)
             return moved
 

@@ -1,16 +1,19 @@
 """Moving the end of a thing that somebody wants to keep longer, or shorter."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from app.domain.errors import InvalidRequest
 from app.domain.retention import RetentionPolicy
 
 
-def check_expiry(expires_at: datetime, now: datetime, policy: RetentionPolicy) -> None:
-    """Raise InvalidRequest unless ``expires_at`` is in the future and within ``policy.max_ttl``."""
+def check_expiry(expires_at: datetime, now: datetime, policy: RetentionPolicy) -> datetime:
+    """Return ``expires_at`` in UTC, as every time is kept and told.
+
+    Raises InvalidRequest unless it is in the future and within ``policy.max_ttl``.
+    """
     latest = now + policy.max_ttl
     if now < expires_at <= latest:
-        return
+        return expires_at.astimezone(UTC)
     wrong = "is in the past" if expires_at <= now else "is too far away"
     allowed = f"after {_shown(now)}, up to {_shown(latest)}"
     error = {"in": "body", "loc": "expires_at", "message": wrong, "allowed": allowed}

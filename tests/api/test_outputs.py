@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import NamedTuple
 
@@ -207,6 +207,14 @@ def test_an_output_is_kept_for_another_time_and_its_job_at_least_as_long(
     )
     assert parsed(described.check(response)["expires_at"]) == sooner
     assert served.http.get(f"/api/v1/outputs/{other.output_id}").content == b"abc"
+
+
+def test_an_end_asked_for_in_another_zone_is_told_in_utc(served: Served, stored: Stored) -> None:
+    end = (datetime.now(UTC) + timedelta(hours=5)).replace(microsecond=0)
+    told = end.astimezone(timezone(timedelta(hours=2))).isoformat()
+    body = {"expires_at": told}
+    answer = served.http.patch(f"/api/v1/outputs/{stored.output_id}", json=body).json()
+    assert answer["expires_at"] == end.isoformat().replace("+00:00", "Z")
 
 
 @pytest.mark.parametrize(

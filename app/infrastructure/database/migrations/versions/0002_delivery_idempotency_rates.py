@@ -27,6 +27,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    _say_it_in_older_words()
     op.drop_table("delivered_spans")
     op.drop_index("ix_tombstones_deleted_at", "tombstones")
     op.drop_index("ix_outputs_status_delivered_at", "outputs")
@@ -41,6 +42,16 @@ def downgrade() -> None:
         op.drop_column(table, column)
     op.drop_table("job_rates")
     op.drop_table("idempotency_keys")
+
+
+def _say_it_in_older_words() -> None:
+    """Leave no word that the version before cannot read; what was delivered is kept after all."""
+    op.execute("UPDATE outputs SET status = 'available' WHERE status = 'delivered'")
+    op.execute(
+        "UPDATE tombstones SET reason = 'retention_completed'"
+        " WHERE reason IN ('delivered', 'output_expired')"
+    )
+    op.execute("DELETE FROM sweep_reports WHERE sweep IN ('delivered_outputs', 'old_records')")
 
 
 def _create_idempotency_keys() -> None:
