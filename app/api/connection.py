@@ -118,6 +118,7 @@ class OfferConnection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._wire: Wire | None = None
+        self._running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -127,6 +128,10 @@ class OfferConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        # uvicorn (0.54) tells the last request only, not the one before it that is being answered.
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         if self._wire is not None:
             self._wire.note_loss(exc)
 
@@ -141,6 +146,10 @@ class OfferConnection(HttpToolsProtocol):
         if self.cycle is not before and self._wire is not None:
             extensions: dict[str, Any] = self.cycle.scope.setdefault("extensions", {})
             extensions[EXTENSION] = Connection(self._wire, self.cycle)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
 
 def connection_of(scope: Scope) -> Connection | None:

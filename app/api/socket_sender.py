@@ -125,10 +125,10 @@ class SocketSender:
                     await source.fetch(self.position, count)
             sent = self._send_slice(source, count)
             self.position += sent
-            if sent == count:
-                await asyncio.sleep(0)
-            else:
+            if sent < count:
                 await self._until_writable()
+            elif self.position < end:  # else at once, before a next request can be taken for an
+                await asyncio.sleep(0)  # earlier one: see ``_mark_end``
 
     def _send_slice(self, source: SourceFile, count: int) -> int:
         self._check()

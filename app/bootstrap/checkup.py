@@ -103,8 +103,10 @@ def _look(settings: Settings) -> tuple[DatabaseFacts | None, list[Finding]]:
 def _examine_database(facts: DatabaseFacts, marker: str | None) -> list[Finding]:
     if not facts.exists and marker is None:
         return [note(DATABASE, "there is none yet", "nothing: `tidemill serve` makes it")]
-    if not facts.exists:
-        return [failure(DATABASE, f"{facts.where} is gone, but the folder is in use", _RESTORE)]
+    is_empty = facts.revision is None and marker is not None and not facts.damage
+    if not facts.exists or is_empty:
+        how = "empty" if facts.exists else "gone"
+        return [failure(DATABASE, f"{facts.where} is {how}, but the folder is in use", _RESTORE)]
     if facts.damage:
         return [failure(DATABASE, f"it is damaged: {facts.damage[0]}", _RESTORE)]
     if not facts.is_known:

@@ -165,7 +165,7 @@ def _show(console: Console, findings: Sequence[Finding]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for each in findings:
-        text = f"{each.what}. To do: {each.todo}." if each.todo else each.what
+        text = f"{each.what.rstrip('.')}. To do: {each.todo}." if each.todo else each.what
         level = Text(each.level.value, style=STYLES[each.level])
         table.add_row(level, Text(each.check), Text(text))
     console.print(table)

@@ -44,13 +44,17 @@ class Server(uvicorn.Server):
     The stop: bodies under way are parked and nothing new begins, while reads, answers and running
     jobs go on for at most ``DRAIN_SECONDS``. It ends as soon as nothing is under way, but behind a
     proxy, which has to see for all of that time that ``/readyz`` says no. Then what is left is cut.
+    ``open_files`` is how many there may be at once, for the log.
     """
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, settings: Settings) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: FastAPI, settings: Settings, open_files: int
+    ) -> None:
         super().__init__(config)
         service = settings.service
         self._app = app
         self._settings = settings
+        self._open_files = open_files
         self._drain_seconds = service.drain_seconds
         self._state = DrainingState()
         self.server_state = self._state
@@ -68,8 +72,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started and sockets and not self.should_exit:
-            port = sockets[0].getsockname()[1]
-            log.info("service.started", host=self._settings.service.host, port=port)
+            host, port = self._settings.service.host, sockets[0].getsockname()[1]
+            log.info("service.started", host=host, port=port, open_files=self._open_files)
             if self._settings.service.log_format == "console":
                 print_welcome(self._settings, port)
 

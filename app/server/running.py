@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.main import create_app
+from app.server.descriptors import raise_descriptor_limit
 from app.server.http_server import FAILED, Server
 from app.server.malloc import tune_malloc
 from app.server.protocol import MAX_HEAD_BYTES, LimitedProtocol
@@ -24,6 +25,7 @@ def serve(settings: Settings) -> int:
     Raises ``StartRefused`` when access is not set up; everything later is logged.
     """
     tune_malloc()
+    open_files = raise_descriptor_limit()
     app = create_app(settings)
     try:
         sockets = bind(settings.service.host, settings.service.port)
@@ -31,7 +33,7 @@ def serve(settings: Settings) -> int:
         reason = os.strerror(error.errno) if error.errno else str(error)
         log.error("service.start_refused", reason=f"{_where(settings)}: {reason}")  # noqa: TRY400
         return FAILED
-    server = Server(_config(app, settings), app, settings)
+    server = Server(_config(app, settings), app, settings, open_files)
     try:
         server.run(sockets=list(sockets))
     except SystemExit:

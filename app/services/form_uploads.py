@@ -163,7 +163,7 @@ class FormUploads:
         def look(tx: Transaction, space: Space) -> None:
             space.require(tx, size_bytes)
 
-        keeper = SpaceKeeper(self.db, self.files, self.store, self.uploads.reserve_bytes)
+        keeper = SpaceKeeper(self.db, self.files, self.uploads.reserve_bytes)
         await keeper.write(look)
 
     async def find_open(self, owner: str, session_id: str) -> Session:

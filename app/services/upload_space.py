@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from app.domain.errors import NoSpace
-from app.services.ports import Database, Files, Transaction, UploadBytes
+from app.domain.layout import upload_path
+from app.services.ports import Database, Files, Transaction
 
 T = TypeVar("T")
 
@@ -48,7 +49,6 @@ class SpaceKeeper:
 
     db: Database
     files: Files
-    store: UploadBytes
     reserve_bytes: int
 
     async def write(self, work: Callable[[Transaction, Space], T]) -> T:
@@ -73,7 +73,9 @@ class SpaceKeeper:
             after = page[-1][0]
             for upload_id, length, told in page:
                 if length is not None:
-                    untold += max(0, min(self.store.size(upload_id), length) - told)
+                    # Something else in the place of a file has none of the upload's bytes.
+                    size = self.files.size(upload_path(upload_id)) or 0
+                    untold += max(0, min(size, length) - told)
         return untold
 
     async def _page(self, after: str) -> list[tuple[str, int | None, int]]:

@@ -109,7 +109,7 @@ class UploadService:
     @property
     def space(self) -> SpaceKeeper:
         """Where lengths are promised."""
-        return SpaceKeeper(self.db, self.files, self.store, self.policy.reserve_bytes)
+        return SpaceKeeper(self.db, self.files, self.policy.reserve_bytes)
 
     def _insert(self, tx: Transaction, upload_id: str, new: NewUpload, space: Space) -> Upload:
         now = self.clock.now()

@@ -5,17 +5,25 @@ import shutil
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import httpx
 import imageio_ffmpeg
 import pytest
 
 from app.bootstrap import Role, open_container
+from app.domain.errors import SweepRunning
 from app.domain.ids import new_id
 from app.domain.jobs import JobStatus
+from app.domain.sweeps import SweepName, Trigger
+from app.domain.uploads import UploadStatus
+from app.services.ports import Files
+from app.services.upload_space import SpaceKeeper
 from tests.fakes.clips import ClipSpec, make_clip
 from tests.fakes.served import OCTETS, TUS, Served, settings_for, wait_for
 from tests.runtime_process import eventually, service
@@ -166,9 +174,52 @@ def test_a_link_in_the_place_of_an_open_upload_is_neither_read_nor_cut(
     refused(served.http.head(f"/files/{upload_id}", headers=TUS))
     refused(served.patch(upload_id, 400, b"b" * 600))
     refused(served.patch(upload_id, len(SECRET), b"b" * 100))
-    refused(served.http.delete(f"/files/{upload_id}", headers=TUS))
-    file.unlink()
     assert served.http.delete(f"/files/{upload_id}", headers=TUS).status_code == 204
+    assert not os.path.lexists(file)
+    assert outside.file.read_bytes() == SECRET
+    assert served.http.get(f"/api/v1/uploads/{upload_id}").json()["reason"] == "terminated"
+
+
+@pytest.mark.parametrize("what", ["link", "folder", "pipe"])
+def test_what_is_planted_in_the_place_of_an_open_upload_goes_when_that_expires(
+    served: Served, outside: Outside, what: str
+) -> None:
+    upload_id = served.create_upload(1000)
+    file = served.data / "uploads" / upload_id
+    plant(file, what, outside)
+    upload = served.read(lambda tx: tx.uploads.find(upload_id))
+    assert upload is not None
+    long_ago = upload.created_at - timedelta(days=30)
+    past = replace(upload, active_at=long_ago, expires_at=long_ago)
+    served.write(lambda tx: tx.uploads.update(past, expected=UploadStatus.RECEIVING))
+
+    def is_swept() -> bool:
+        with suppress(SweepRunning):  # its run at the start of the service
+            served.call(served.container.sweeps.run(SweepName.GC_FILES, trigger=Trigger.MANUAL))
+        return not os.path.lexists(file)
+
+    wait_for(is_swept)
+    assert served.http.get(f"/api/v1/uploads/{upload_id}").json()["reason"] == "expired"
+
+
+def test_what_is_planted_in_the_place_of_an_upload_keeps_nobody_from_the_room_there_is(
+    served: Served, outside: Outside
+) -> None:
+    planted = served.create_upload(1000)
+    (served.data / "uploads" / planted).symlink_to(outside.file)
+    told = served.create_upload(10_000_000)
+    assert served.patch(told, 0, bytes(9_000_000)).status_code == 204
+    container = served.container
+    upload = served.read(lambda tx: tx.uploads.find(told))
+    assert upload is not None
+    behind = replace(upload, recorded_offset=0)  # as while its PATCH is under way
+    served.write(lambda tx: tx.uploads.update(behind, expected=UploadStatus.RECEIVING))
+    promised = served.read(lambda tx: tx.uploads.unwritten_bytes())
+    files = SimpleNamespace(free_bytes=lambda: promised, size=container.uploads.files.size)
+    keeper = SpaceKeeper(container.db, cast("Files", files), 0)
+    served.call(keeper.write(lambda tx, space: space.require(tx, 9_000_000)))
+    for upload_id in (planted, told):
+        assert served.http.delete(f"/files/{upload_id}", headers=TUS).status_code == 204
 
 
 @pytest.mark.parametrize("what", ["link", "folder", "pipe"])

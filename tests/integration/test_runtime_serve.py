@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import resource
 import signal
 import socket
 import subprocess
@@ -273,6 +274,24 @@ def test_a_head_without_end_is_refused(tmp_path: Path) -> None:
                     answer += piece
                 assert answer.startswith(b"HTTP/1.1 431 ")
         assert running.get("/livez", headers={"X-Long": "a" * 8000}).status_code == 200
+
+
+def test_it_takes_as_many_open_files_as_it_may_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = min(before[1], 4096) if before[1] != resource.RLIM_INFINITY else 4096
+    # Of the command only: it inherits what its starter has.
+    starter = tmp_path / "starter"
+    starter.write_text(f'#!/bin/sh\nulimit -Sn 256\nulimit -Hn {most}\nexec {COMMAND} "$@"\n')
+    starter.chmod(0o755)
+    monkeypatch.setattr("tests.runtime_process.COMMAND", starter)
+    with service(tmp_path) as running:
+        assert running.events("service.started")[0]["open_files"] == most
+        limits = Path(f"/proc/{running.process.pid}/limits").read_text()
+        (line,) = (each for each in limits.splitlines() if each.startswith("Max open files"))
+        assert line.split()[3:5] == [str(most), str(most)]
+        assert running.stop() == 0
 
 
 def test_a_port_that_is_taken_is_a_clear_failure_before_anything_is_made(tmp_path: Path) -> None:

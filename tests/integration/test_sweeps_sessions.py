@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from app.domain.errors import StorageFailed
 from app.domain.jobs import JobStatus
 from app.domain.layout import upload_path
 from app.domain.sessions import Session
 from app.domain.sweeps import SweepName
 from app.domain.tombstones import Reason, ThingKind
+from app.domain.uploads import Upload
 from app.services.ports import Transaction
+from app.services.sweeps.uploads import Seen, UploadWatch
 from tests.fakes.retention import DAY, HOUR, World, open_world
 from tests.fakes.sweeping import dry_run, sweep
 
@@ -127,12 +130,19 @@ async def test_stale_sessions_stops_at_its_limit_and_a_dry_run_removes_none(worl
     assert [(await sweep(world, STALE, limit=2)).removed for _ in range(3)] == [2, 1, 0]
 
 
-async def test_one_bad_session_does_not_stop_the_others(world: World) -> None:
+async def test_one_bad_session_does_not_stop_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sessions = [await world.session() for _ in range(3)]
     uploads = [await world.upload(session, b"half") for session in sessions]
-    bad = world.path(upload_path(uploads[0].id))
-    bad.unlink()
-    bad.mkdir()
+    bad, look = uploads[0], UploadWatch.look
+
+    def fail_for_one(watch: UploadWatch, upload: Upload) -> Seen:
+        if upload.id == bad.id:
+            raise StorageFailed("The disk has a bad sector just there.")
+        return look(watch, upload)
+
+    monkeypatch.setattr(UploadWatch, "look", fail_for_one)
     world.clock.advance(DAY + HOUR)
     report = await sweep(world, STALE)
     assert report.removed == 2

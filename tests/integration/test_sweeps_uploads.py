@@ -13,7 +13,8 @@ from app.domain.jobs import JobStatus
 from app.domain.layout import upload_path
 from app.domain.sweeps import SweepName
 from app.domain.tombstones import Reason, ThingKind
-from app.domain.uploads import UploadStatus
+from app.domain.uploads import Upload, UploadStatus
+from app.services.sweeps.uploads import Seen, UploadWatch
 from tests.fakes.retention import DAY, HOUR, World, open_world
 from tests.fakes.sweeping import dry_run, sweep
 
@@ -148,13 +149,19 @@ async def test_a_dry_run_tells_what_would_go_and_changes_nothing(world: World) -
     assert await world.db.read(lambda tx: tx.sweep_reports.list_latest(9)) == []
 
 
-async def test_one_bad_entry_does_not_stop_the_others(world: World) -> None:
+async def test_one_bad_entry_does_not_stop_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = await world.session()
     uploads = [await world.upload(session, b"half") for _ in range(3)]
-    # A folder in place of a data file can be neither locked nor read as one.
-    bad = world.path(upload_path(uploads[1].id))
-    bad.unlink()
-    bad.mkdir()
+    bad, look = uploads[1], UploadWatch.look
+
+    def fail_for_one(watch: UploadWatch, upload: Upload) -> Seen:
+        if upload.id == bad.id:
+            raise StorageFailed("The disk has a bad sector just there.")
+        return look(watch, upload)
+
+    monkeypatch.setattr(UploadWatch, "look", fail_for_one)
     world.clock.advance(DAY + HOUR)
     report = await sweep(world, GC)
     assert report.removed == 2

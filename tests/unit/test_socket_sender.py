@@ -193,6 +193,20 @@ async def test_all_that_was_confirmed_can_be_said_while_more_is_sent(source: Sou
                 assert await sender.is_taken()
 
 
+async def test_a_next_request_right_behind_the_last_byte_was_not_asked_for_before_it(
+    source: SourceFile,
+) -> None:
+    async with connected() as (protocol, client):
+        protocol.wire.note_request()
+        with protocol.sender() as sender:
+            # The client may be that quick: its request is there in the loop's next round.
+            asyncio.get_running_loop().call_soon(protocol.wire.note_request)
+            await sender.send(source, ByteSpan(0, 1000), is_proved=True)
+            await read(client, 1000)
+            async with asyncio.timeout(2):
+                assert await sender.is_taken()
+
+
 async def test_a_client_that_is_gone_before_the_first_byte_gets_none(source: SourceFile) -> None:
     async with connected() as (protocol, client):
         with protocol.sender() as sender:

@@ -33,9 +33,8 @@ class Exchange:
 
     @property
     def offset(self) -> int:
-        if self.held:
-            return self.held.offset
-        return self.uploads.offset_of(self.upload) if self.upload else 0
+        """How much is there; 0 for one that is not written to: its file may be none, and still go."""
+        return self.held.offset if self.held else 0
 
     async def complete(self) -> None:
         """Complete the upload whose bytes are whole. Failures are not told: a client that holds a

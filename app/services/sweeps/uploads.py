@@ -43,7 +43,9 @@ class UploadWatch:
         self._bytes = upload_bytes
 
     def look(self, upload: Upload) -> Seen:
-        size = self._bytes.size(upload.id)
+        # Something else in the place of a file, a link for instance, is no byte of the upload's: it
+        # must not keep the upload from ending.
+        size = self._files.size(upload_path(upload.id)) or 0
         trusted = trusted_offset(upload, size, self._bytes.boot_id, self._bytes.fsync)
         # A lock may have made the file just now: an empty one tells nothing of arriving bytes.
         written_at = self._files.modified_at(upload_path(upload.id)) if size else None
