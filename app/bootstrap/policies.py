@@ -19,12 +19,14 @@ EXPIRY_CAP_FACTOR = 7
 def upload_policy(settings: Settings) -> UploadPolicy:
     """Return the limits and times of uploads."""
     uploads = settings.uploads
-    expires_after = timedelta(hours=uploads.upload_expires_hours)
+    # What is idle goes with its session at the latest: no later time may be promised.
+    idle_hours = min(uploads.upload_expires_hours, settings.sessions.session_max_age_hours)
+    expires_after = timedelta(hours=idle_hours)
     return UploadPolicy(
         max_upload_bytes=uploads.max_upload_bytes,
         metadata_max_bytes=uploads.metadata_max_bytes,
         expires_after=expires_after,
-        expires_cap=expires_after * EXPIRY_CAP_FACTOR,
+        expires_cap=timedelta(hours=uploads.upload_expires_hours) * EXPIRY_CAP_FACTOR,
         read_timeout_seconds=uploads.upload_read_timeout_seconds,
         lock_wait_seconds=uploads.lock_wait_seconds,
         reserve_bytes=settings.disk.disk_reserve_bytes,

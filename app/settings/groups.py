@@ -130,7 +130,9 @@ class UploadSettings(Group):
         8 * 2**10, "Largest Upload-Metadata header of an upload."
     )
     upload_expires_hours: Hours = setting(
-        24.0, "How long an unfinished upload lives after its last PATCH, at most 7 times that."
+        24.0,
+        "How long an unfinished upload lives after its last PATCH, at most 7 times that; idle, it goes"
+        " with its session (SESSION_MAX_AGE_HOURS) at the latest.",
     )
     upload_read_timeout_seconds: PositiveSeconds = setting(
         60.0, "Silence after which a stalled upload body is cut off; what arrived is kept."
