@@ -18,13 +18,16 @@ COMMAND = Path(sys.executable).with_name("tidemill")
 START_SECONDS = 40.0
 STOP_SECONDS = 30.0
 COMMAND_SECONDS = 60.0
-INHERITED = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR", "COVERAGE_PROCESS_START")
+INHERITED = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "COVERAGE_PROCESS_START")
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
-    """The environment without any setting of ours, so that tests say all that matters."""
+    """The environment without any setting of ours, so that tests say all that matters.
+
+    The temporary folder is nowhere: nothing of ours is ever put there.
+    """
     kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    return kept | variables
+    return kept | {"TMPDIR": "/nonexistent"} | variables
 
 
 def run_command(

@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.api.schemas.base import EXAMPLE_BATCH, EXAMPLE_JOB, EXAMPLE_UPLOAD
-from app.api.schemas.downloads import DOWNLOAD
+from app.api.schemas.downloads import DOWNLOAD_UPLOAD
 from app.api.schemas.problems import ACCESS_ERRORS, problems
 from app.domain.errors import (
     AppError,
@@ -287,7 +287,7 @@ TUS_PATHS: dict[str, Any] = {
             "Download an upload",
             "The bytes of a complete upload that is kept, as an attachment, with Range.",
             [_ID],
-            DOWNLOAD,
+            DOWNLOAD_UPLOAD,
             *ACCESS_ERRORS,
             *_UNAVAILABLE,
             UploadNotFound,

@@ -218,6 +218,7 @@ def test_another_owners_upload_is_not_found(server: TusServer, tus: TusClient) -
         {"Upload-Defer-Length": "yes"},
         {"Upload-Length": "5", "Upload-Defer-Length": "1"},
         {"Upload-Length": "5", "Upload-Concat": "partial"},
+        {"Upload-Length": "5", "Idempotency-Key": "once"},
         {"Upload-Concat": "final;/files/a /files/b"},
         {"Upload-Length": "5", "Upload-Checksum": "sha1 abc"},
         {"Upload-Length": "5", "Upload-Metadata": "filename not-base64!"},

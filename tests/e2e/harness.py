@@ -48,6 +48,8 @@ def clean_environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
         "HOME": str(home),
         "LANG": "C.UTF-8",
         "PYTHONDONTWRITEBYTECODE": "1",
+        # Nothing of ours is ever put there.
+        "TMPDIR": "/nonexistent",
         **extra,
     }
 

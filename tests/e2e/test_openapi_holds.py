@@ -1,7 +1,8 @@
 """What the OpenAPI says is what the service does: requests made from it, by the hundred."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from schemathesis.specs.openapi import checks as openapi_checks
 from app.main import create_app
 from app.settings import Settings
 from tests.e2e.harness import Server
-from tests.e2e.wire import await_job, create, open_session, upload
+from tests.e2e.wire import TUS, await_job, create, open_session, upload
 
 EXAMPLES = 10
 CALL_SECONDS = 30.0
+JSON = "application/json"
+OCTETS = "application/offset+octet-stream"
 OF_EACH = 4
 TRIM = {"operation": "trim", "params": {"start": 0.2, "end": 0.6}}
 CHECKS = (
@@ -83,7 +86,7 @@ def things(shared_server: Server, short_clip: Path) -> Things:
     return Things(schema, found.ids, found.ended)
 
 
-@schemathesis.serializer("application/offset+octet-stream")
+@schemathesis.serializer(OCTETS)
 def send_raw(_: schemathesis.SerializationContext, value: Any) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode()
 
@@ -115,3 +118,128 @@ def test_every_answer_is_one_that_the_document_promises(
         case.validate_response(response, checks=list(CHECKS))
 
     ask()
+
+
+# --- and each call once as it is meant -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a call needs to succeed."""
+
+    ids: Mapping[str, str]
+    body: Any = None
+    media_type: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Maker:
+    """Makes things of its own for each call, so that none takes another's away."""
+
+    def __init__(self, api: httpx.Client, clip: bytes) -> None:
+        self._api = api
+        self._clip = clip
+        self._later = (datetime.now(UTC) + timedelta(hours=5)).isoformat()
+
+    def batched(self) -> tuple[str, str]:
+        """A batch and its file."""
+        done = upload(self._api, self._clip, filename="clip.mp4")
+        return done.headers["tidemill-batch"], done.headers["tidemill-upload"]
+
+    def queue(self, batch_id: str) -> str:
+        response = self._api.post("/api/v1/jobs", json={**TRIM, "batch_id": batch_id})
+        assert response.status_code == 202, response.text
+        return str(response.json()["id"])
+
+    def ended(self) -> dict[str, str]:
+        """A batch with a job that has ended and its output."""
+        batch_id, _ = self.batched()
+        job = await_job(self._api, self.queue(batch_id))
+        return {"batch_id": batch_id, "job_id": job["id"], "output_id": job["outputs"][0]["id"]}
+
+    def waiting(self) -> str:
+        """A job behind another one: there is one worker."""
+        batch_id, _ = self.batched()
+        self.queue(batch_id)
+        return self.queue(batch_id)
+
+    def cancelled(self) -> str:
+        job_id = self.waiting()
+        assert self._api.post(f"/api/v1/jobs/{job_id}/cancel").status_code == 200
+        assert await_job(self._api, job_id)["status"] == "cancelled"
+        return job_id
+
+    def filled_session(self) -> str:
+        session_id = open_session(self._api)
+        upload(self._api, b"some bytes", session=session_id)
+        return session_id
+
+    def wish(self, path: str, method: str) -> Wish:
+        made = self._by_body(path, method) or self._by_state(path, method)
+        if made is not None:
+            return made
+        if "{session_id}" in path:
+            return Wish({"session_id": open_session(self._api)})
+        if "{upload_id}" in path:
+            return Wish({"upload_id": self.batched()[1]})
+        if "{name}" in path:
+            return Wish({"name": "gc_files"}, query={"dry_run": "true"})
+        return Wish(self.ended() if "{" in path else {})
+
+    def _by_body(self, path: str, method: str) -> Wish | None:
+        form = "multipart/form-data"
+        bodies: dict[tuple[str, str], Callable[[], Wish]] = {
+            ("/api/v1/upload", "post"): lambda: Wish({}, {"expected_files": 1}, JSON),
+            ("/api/v1/upload/{session_id}", "post"): lambda: Wish(
+                {"session_id": open_session(self._api)}, {"files": [b"some bytes"]}, form
+            ),
+            ("/api/v1/batches", "post"): lambda: Wish(
+                {}, {"session_id": self.filled_session()}, JSON
+            ),
+            ("/api/v1/jobs", "post"): lambda: Wish(
+                {}, {**TRIM, "batch_id": self.batched()[0]}, JSON
+            ),
+        }
+        if method == "patch" and path.startswith("/api/"):
+            return Wish(self.ended(), {"expires_at": self._later}, JSON)
+        make = bodies.get((path, method))
+        return make() if make else None
+
+    def _by_state(self, path: str, method: str) -> Wish | None:
+        if path.endswith("/cancel"):
+            return Wish({"job_id": self.waiting()})
+        if path.endswith("/retry"):
+            return Wish({"job_id": self.cancelled()})
+        return self._tus(path, method) if path.startswith("/files") else None
+
+    def _tus(self, path: str, method: str) -> Wish:
+        if path == "/files/":
+            length = {"Upload-Length": "5"} if method == "post" else {}
+            return Wish({}, headers={**TUS, **length})
+        if method == "get":
+            return Wish({"id": self.batched()[1]}, headers=TUS)
+        ids = {"id": create(self._api, 5).rsplit("/", 1)[-1]}
+        if method == "patch":
+            return Wish(ids, b"12345", OCTETS, {**TUS, "Upload-Offset": "0"})
+        return Wish(ids, headers=TUS)
+
+
+@pytest.mark.parametrize(("path", "method"), operations(), ids=str)
+def test_every_call_succeeds_as_the_document_promises(
+    path: str, method: str, shared_server: Server, things: Things, short_clip: Path
+) -> None:
+    with shared_server.client() as api:
+        wish = Maker(api, short_clip.read_bytes()).wish(path, method)
+    operation = things.schema[path][method]
+    names = {name for name in wish.ids if f"{{{name}}}" in path}
+    body = {} if wish.media_type is None else {"body": wish.body, "media_type": wish.media_type}
+    case = operation.Case(
+        path_parameters={name: wish.ids[name] for name in names},
+        headers=dict(wish.headers),
+        query=dict(wish.query),
+        **body,
+    )
+    response = case.call(timeout=CALL_SECONDS)
+    assert 200 <= response.status_code < 300, response.text
+    case.validate_response(response, checks=list(CHECKS))

@@ -18,6 +18,9 @@ NO_FILES = ("/dev/", "/proc/", "/sys/")
 SANDBOX = "/newroot"
 """A root in memory that bubblewrap makes for one child."""
 
+_MAKES = re.compile(r"O_CREAT|O_TMPFILE")
+"""A spooled temporary file has no name: its place is the folder."""
+
 
 def _calls(trace: Path) -> list[str]:
     """The lines of a trace, calls that other threads interrupted put together again."""
@@ -37,7 +40,7 @@ def _created(trace: Path) -> set[str]:
     paths = set()
     for line in _calls(trace):
         call = _CALL.match(line)
-        if call is None or (call[1] in {"open", "openat"} and "O_CREAT" not in call[2]):
+        if call is None or (call[1] in {"open", "openat"} and not _MAKES.search(call[2])):
             continue
         folder, name = _PLACE.findall(call[2])[-1]
         paths.add(name if name.startswith("/") else f"{folder}/{name}")

@@ -183,9 +183,12 @@ def assert_once_a_tick(server: Server, began: datetime) -> None:
     )
     names = {sweep for sweep, _, _ in reports}
     assert len(names) == 10
+    assert len({leader for _, _, leader in reports}) == 2, "one of the two never led"
     for name in names:
-        times = [at / 1_000_000 for sweep, at, _ in reports if sweep == name]
-        gaps = [later - earlier for earlier, later in pairwise(times)]
-        # Never twice within a tick; and on a busy machine a tick may be missed, but not many.
-        assert min(gaps) > 0.85, (name, min(gaps))
-        assert TICKS * 0.8 <= len(times) <= TICKS + 5, (name, len(times))
+        runs = [(at / 1_000_000, leader) for sweep, at, leader in reports if sweep == name]
+        # A tick of one clock that came late is followed soon by its next one; but what one process
+        # has just run the other does not run again.
+        changes = [b[0] - a[0] for a, b in pairwise(runs) if a[1] != b[1]]
+        assert min(changes, default=1.0) > 0.85, (name, min(changes))
+        # On a busy machine a tick may be missed, but not many.
+        assert TICKS * 0.8 <= len(runs) <= TICKS + 5, (name, len(runs))

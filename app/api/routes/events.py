@@ -37,8 +37,20 @@ _STREAM_HEADERS: dict[str, Any] = {
 }
 
 
-def _stream(example: str) -> Responses:
-    content = {MEDIA_TYPE: {"schema": {"type": "string"}, "example": example}}
+_EVENT: dict[str, Any] = {
+    "description": "One event. Its fields are lines, as the HTML standard has them.",
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"type": "string", "enum": ["state", "end", "gone"]},
+        "id": {"type": "string", "description": "What to send as `Last-Event-ID`."},
+        "data": {"type": "string", "description": "The JSON that GET answers, in one line."},
+    },
+}
+
+
+def _stream(**example: str) -> Responses:
+    content = {MEDIA_TYPE: {"schema": _EVENT, "example": example}}
     description = "Events until the end; a comment now and then keeps the connection alive."
     return {
         200: {"description": description, "content": content, "headers": _STREAM_HEADERS},
@@ -50,14 +62,6 @@ _HEAD: Responses = {
     200: {"description": "The headers of GET.", "headers": _STREAM_HEADERS},
     **_KNOWN,
 }
-_OF_A_JOB = (
-    f'retry: 3000\n\nevent: state\nid: 3\ndata: {{"id":"{EXAMPLE_JOB}","status":"processing", …}}\n\n'
-    f'event: end\nid: 9\ndata: {{"id":"{EXAMPLE_JOB}","status":"completed", …}}\n\n'
-)
-_OF_A_BATCH = (
-    f'retry: 3000\n\nevent: state\nid: {EXAMPLE_JOB}\ndata: {{"id":"{EXAMPLE_BATCH}","status":"ready",'
-    " …}\n\n"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,10 @@ Follower = Annotated[_Follower, Depends(_get_follower)]
     tags=["jobs"],
     response_class=Response,
     summary="Follow a job",
-    responses={**_stream(_OF_A_JOB), **problems(JobNotFound, JobGone)},
+    responses={
+        **_stream(event="end", id="9", data=f'{{"id":"{EXAMPLE_JOB}","status":"completed", …}}'),
+        **problems(JobNotFound, JobGone),
+    },
 )
 async def get_job_events(job_id: JobId, follower: Follower) -> Response:
     """Server-Sent Events: the job as it is now, then each change, at most a few in a second.
@@ -140,7 +147,10 @@ async def head_job_events(job_id: JobId, follower: Follower) -> Response:
     tags=["batches"],
     response_class=Response,
     summary="Follow a batch",
-    responses={**_stream(_OF_A_BATCH), **problems(BatchNotFound, BatchGone)},
+    responses={
+        **_stream(event="state", id="5e1f", data=f'{{"id":"{EXAMPLE_BATCH}","status":"ready", …}}'),
+        **problems(BatchNotFound, BatchGone),
+    },
 )
 async def get_batch_events(batch_id: BatchId, follower: Follower) -> Response:
     """Server-Sent Events: the batch as it is now, then each change of its jobs' states and its files.

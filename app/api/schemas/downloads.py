@@ -46,6 +46,12 @@ DOWNLOAD: Responses = {
     304: {"description": "The client has it already.", "headers": _VALIDATORS},
 }
 
+DOWNLOAD_UPLOAD: Responses = {
+    status: {**response, "content": {"*/*": _BYTES}} if "content" in response else response
+    for status, response in DOWNLOAD.items()
+}
+"""Of an upload: its type is the one that its client named."""
+
 DOWNLOAD_HEAD: Responses = {
     200: {"description": "The headers of the whole file.", "headers": _HEADERS},
     304: DOWNLOAD[304],

@@ -44,7 +44,11 @@ ALLOWED_HEADERS = (
 )
 """Request headers that a page on another origin may send; refused ones too, to say why."""
 
-NOT_BUILT = {"upload-concat": "Concatenation is", "upload-checksum": "Checksums are"}
+NOT_BUILT = {
+    "upload-concat": "Concatenation is",
+    "upload-checksum": "Checksums are",
+    "idempotency-key": "A key for an upload is",
+}
 
 MOST_JOBS_TOLD = 50
 """More jobs than this are told by their batch only: proxies take heads of 4 KiB, Node of 16 KiB, and
