@@ -42,7 +42,10 @@ PARTIAL = 206
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file to hand out. ``sha256`` is hex or None, ``modified_at`` aware UTC."""
+    """A file to hand out. ``sha256`` is hex or None, ``modified_at`` aware UTC.
+
+    ``size_bytes``: what its row says, None where nobody knows; another length is no answer.
+    """
 
     path: Path
     filename: str
@@ -50,7 +53,8 @@ class StoredFile:
     modified_at: datetime
     sha256: str | None = None
     etag_seed: str | None = None
-    """Makes a strong ETag where no digest is known: an id whose bytes never change."""
+    """Makes the strong ETag where a digest may not be known yet: an id whose bytes never change."""
+    size_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ OnSent = Callable[[Sent], Awaitable[None]]
 
 def etag_of(file: StoredFile) -> str | None:
     """Return the strong entity tag with its quotes, None where nothing identifies the bytes."""
-    tag = file.sha256 or file.etag_seed
+    tag = file.etag_seed or file.sha256
     return f'"{tag}"' if tag else None
 
 
@@ -125,9 +129,16 @@ class FileResponse(Response):
         except OSError as error:
             raise StorageFailed("The stored file cannot be opened.") from error
         try:
+            self._check_length(source)
             await self._answer(source, scope, receive, send)
         finally:
             source.close()
+
+    def _check_length(self, source: SourceFile) -> None:
+        expected = self._file.size_bytes
+        if expected is not None and source.size_bytes != expected:
+            msg = f"The stored file has {source.size_bytes} bytes, but should have {expected}."
+            raise StorageFailed(msg)
 
     async def _answer(self, source: SourceFile, scope: Scope, receive: Receive, send: Send) -> None:
         size = source.size_bytes

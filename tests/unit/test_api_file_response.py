@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import hashlib
 import os
 from datetime import UTC, datetime, timedelta
@@ -20,9 +21,10 @@ from app.api.file_response import (
     FileResponse,
     StoredFile,
     content_disposition,
+    etag_of,
 )
 from app.api.ranges import may_use_range, parse_range
-from app.domain.errors import OutputGone, RangeNotSatisfiable
+from app.domain.errors import OutputGone, RangeNotSatisfiable, StorageFailed
 
 MADE = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
 DATE = format_datetime(MADE, usegmt=True)
@@ -71,6 +73,22 @@ def make_file(tmp_path: Path, data: bytes) -> StoredFile:
     path = tmp_path / "stored"
     path.write_bytes(data)
     return StoredFile(path, "clip.mp4", "video/mp4", MADE, hashlib.sha256(data).hexdigest())
+
+
+async def test_a_file_of_another_length_than_its_row_is_no_answer(tmp_path: Path) -> None:
+    file = dataclasses.replace(make_file(tmp_path, b"x" * 100), size_bytes=100)
+    assert await Client().get(respond(file)) == b"x" * 100
+    file.path.write_bytes(b"x" * 10)
+    client = Client()
+    with pytest.raises(StorageFailed, match="has 10 bytes, but should have 100"):
+        await client.get(respond(file))
+    assert client.pieces == []
+
+
+async def test_the_tag_of_an_upload_stays_when_its_digest_becomes_known(tmp_path: Path) -> None:
+    known = make_file(tmp_path, b"x")
+    unknown = dataclasses.replace(known, sha256=None, etag_seed="a" * 32)
+    assert etag_of(unknown) == etag_of(dataclasses.replace(known, etag_seed="a" * 32))
 
 
 def respond(file: StoredFile) -> FileResponse:

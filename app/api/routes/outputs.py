@@ -98,6 +98,7 @@ async def send_output(outputs: OutputService, owner: str, output_id: str) -> Res
         media_type=output.media_type,
         modified_at=output.created_at,
         sha256=output.sha256,
+        size_bytes=output.size_bytes,
     )
     return FileResponse(
         file,

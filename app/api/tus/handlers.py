@@ -224,6 +224,7 @@ class TusHandlers:
             modified_at=found.modified_at,
             sha256=upload.sha256,
             etag_seed=upload.id,
+            size_bytes=upload.length,
         )
         return FileResponse(file, missing=StorageFailed("The upload's file is not there."))
 
