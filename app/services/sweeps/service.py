@@ -129,7 +129,9 @@ class SweepService:
             code = error.code if isinstance(error, AppError) else type(error).__name__
             # First, since only so many errors are kept: by it a report tells that the run failed.
             run.tally.errors.insert(0, f"sweep {name.value}: {code}")
-            log.exception("sweep.failed", sweep=name.value, code=code)
+            # A busy database is expected trouble: where it came from says nothing more.
+            is_bug = not isinstance(error, AppError)
+            log.error("sweep.failed", sweep=name.value, code=code, exc_info=is_bug)  # noqa: TRY400
         report = self._report(run_id, run, trigger, self._clock.monotonic() - started)
         if not dry_run:
             self._measure(report, succeeded=came_to_its_end)
