@@ -61,7 +61,8 @@ demo: $(VENV)/run.ok ## The main job end to end on a real clip, with the bytes o
 
 test: $(VENV)/dev.ok $(VENV)/system.ok $(JS)/node_modules/.ok ## Set up what the tests need and run them all
 	$(PYTEST) -n 2 --dist loadfile --durations=15 tests/architecture tests/unit tests/contract tests/api tests/integration
-	$(PYTEST) --durations=15 tests/e2e tests/faults
+	$(PYTEST) -n 2 --dist loadfile --durations=15 tests/e2e
+	$(PYTEST) --durations=15 tests/faults
 
 check: $(VENV)/dev.ok ## Format, lint, types, imports, migrations, generated docs
 	$(BIN)/ruff format --check .

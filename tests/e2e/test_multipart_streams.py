@@ -231,9 +231,12 @@ def test_killed_between_its_rows_and_their_completion_a_form_is_made_good_or_exp
     server.start()
     with server.client() as api:
         if is_moved:
-            wait_for(lambda: api.get(f"/files/{upload_id}").content == b"whole", "the completion")
+            wait_for(
+                lambda: api.get(f"/files/{upload_id}").content == b"whole", "the completion", 45
+            )
         else:
-            wait_for(lambda: not _rows(server)[1], "its end")
+            # Killed in a sweep, the process took its lease along: that has to run out first.
+            wait_for(lambda: not _rows(server)[1], "its end", 45)
             gone = api.get(f"/api/v1/uploads/{upload_id}")
             problem(gone, 410, "upload_gone")
             assert server.leftovers() == []
