@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTEST := $(BIN)/pytest
+# These measure time or memory: nothing else may run beside them.
+ALONE := $(addprefix tests/faults/test_,downloads.py lines_and_memory.py stopping.py)
 JS := tests/e2e/js
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
@@ -61,8 +63,8 @@ demo: $(VENV)/run.ok ## The main job end to end on a real clip, with the bytes o
 
 test: $(VENV)/dev.ok $(VENV)/system.ok $(JS)/node_modules/.ok ## Set up what the tests need and run them all
 	$(PYTEST) -n 2 --dist loadfile --durations=15 tests/architecture tests/unit tests/contract tests/api tests/integration
-	$(PYTEST) -n 2 --dist loadfile --durations=15 tests/e2e
-	$(PYTEST) --durations=15 tests/faults
+	$(PYTEST) -n 2 --dist loadfile --durations=15 tests/e2e tests/faults $(addprefix --ignore=,$(ALONE))
+	$(PYTEST) --durations=15 $(ALONE)
 
 check: $(VENV)/dev.ok ## Format, lint, types, imports, migrations, generated docs
 	$(BIN)/ruff format --check .
