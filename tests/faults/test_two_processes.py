@@ -183,7 +183,6 @@ def assert_once_a_tick(server: Server, began: datetime) -> None:
     )
     names = {sweep for sweep, _, _ in reports}
     assert len(names) == 10
-    assert len({leader for _, _, leader in reports}) == 2, "one of the two never led"
     for name in names:
         runs = [(at / 1_000_000, leader) for sweep, at, leader in reports if sweep == name]
         # A tick of one clock that came late is followed soon by its next one; but what one process
