@@ -216,21 +216,13 @@ def retry(job: Job, policy: JobPolicy) -> Job:
         msg = f"a job that is {job.status} cannot be tried again"
         raise ValueError(msg)
     return replace(
-        job,
-        status=JobStatus.QUEUED,
-        attempt=job.attempt + 1,
+        requeue(job, uses_attempt=True),
         max_attempts=job.attempt + policy.max_attempts,
-        worker=None,
+        priority=job.priority,
         cancel_requested=False,
-        progress=0.0,
-        stage=None,
         warnings=(),
         result=None,
         error=None,
-        dispatched_at=None,
-        started_at=None,
-        heartbeat_at=None,
-        deadline_at=None,
         completed_at=None,
         expires_at=None,
     )
