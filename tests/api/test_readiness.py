@@ -133,17 +133,21 @@ def test_bytes_that_cannot_be_deleted_degrade_it_until_they_are_gone(ready: Serv
     assert not folder.exists()
 
 
-@pytest.fixture
-def ahead(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Let time pass at once, for whoever asks the service's clock how much went by."""
+@pytest.fixture(scope="module")
+def ahead() -> Iterator[Callable[[float], None]]:
+    """Let time pass at once, for whoever asks the service's clock how much went by.
+
+    It never goes back while the service runs: a beat noted in the future would look alive for long.
+    """
     offset = 0.0
 
     def advance(seconds: float) -> None:
         nonlocal offset
         offset += seconds
 
-    monkeypatch.setattr(SystemClock, "monotonic", lambda _: time.monotonic() + offset)
-    return advance
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SystemClock, "monotonic", lambda _: time.monotonic() + offset)
+        yield advance
 
 
 def test_a_sweep_that_does_not_come_to_run_degrades_it_until_it_has(
