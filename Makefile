@@ -8,14 +8,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-PYTEST := $(BIN)/pytest
+PYTEST := $(BIN)/pytest -m "not long"
 # These measure time or memory: nothing else may run beside them.
 ALONE := $(addprefix tests/faults/test_,downloads.py lines_and_memory.py stopping.py)
 JS := tests/e2e/js
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help setup run demo test check format bench bench-downloads faults soak docs lock clean
+.PHONY: help setup run demo test test-long check format bench bench-downloads faults soak docs lock clean
 
 help: ## List the targets
 	@echo "Tidemill: resumable uploads of large videos in, finished files out, nothing left behind."
@@ -83,6 +83,9 @@ bench: $(VENV)/run.ok ## How fast a byte comes in, as a ratio against a bare soc
 
 bench-downloads: $(VENV)/run.ok ## How fast a stored file goes out, as a ratio against nginx
 	$(BIN)/python benchmarks/downloads.py
+
+test-long: $(VENV)/dev.ok $(VENV)/system.ok $(JS)/node_modules/.ok ## The long forms: more of the same, for an hour or so
+	$(BIN)/pytest -m long --timeout 1800 --durations=0 tests
 
 faults: $(VENV)/dev.ok $(VENV)/system.ok $(JS)/node_modules/.ok ## Only the fault tests: kill -9, cut lines, full disks
 	$(PYTEST) --durations=15 tests/faults

@@ -19,6 +19,7 @@ class Reason(StrEnum):
     TERMINATED = "terminated"
     EXPIRED = "expired"
     SUPERSEDED = "superseded"
+    CONCATENATED = "concatenated"
     SPENT = "spent"
     SESSION_DELETED = "session_deleted"
     SESSION_EXPIRED = "session_expired"
@@ -39,9 +40,9 @@ BY_RETENTION = frozenset({Reason.SPENT, Reason.BATCH_EXPIRED})
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """``parent_id``: of an upload its batch (else its session), of a job the batch whose ``then`` made
-    it, of an output its job. ``size_bytes``: what was freed; of an upload its length. ``sweep`` is
-    None for requests.
+    """``parent_id``: of an upload its batch (else its session; of a part its final), of a job the
+    batch whose ``then`` made it, of an output its job. ``size_bytes``: what was freed; of an upload
+    its length. ``sweep`` is None for requests.
     """
 
     id: str

@@ -13,6 +13,17 @@ class UploadStatus(StrEnum):
     COMPLETED = "completed"
 
 
+class UploadKind(StrEnum):
+    """A file by itself; a part of one; or a file put together of parts (tus: concatenation).
+
+    A part belongs to its owner and to no session, and completes nothing: its final does.
+    """
+
+    FILE = "file"
+    PARTIAL = "partial"
+    FINAL = "final"
+
+
 class FsyncMode(StrEnum):
     """When bytes are made durable: at the end of each PATCH, at completion, or never."""
 
@@ -57,11 +68,14 @@ class Upload:
     ``recorded_offset`` is the offset when the row was last touched: a lower bound, used for space
     and after an unclean boot of the machine (``synced_offset``, ``boot_id``), never told to clients.
     ``media`` is what a probe learned (see ``app.domain.media``), None until first needed.
+    ``session_id`` is None for a part. ``concat`` is the Upload-Concat header as it came, ``parts`` the
+    ids that a final is made of, in order. ``verified_offset`` is set while a body whose checksum is
+    not known to be right is being stored: only so many bytes count until it is.
     """
 
     id: str
     owner: str
-    session_id: str
+    session_id: str | None
     batch_id: str | None
     status: UploadStatus
     length: int | None
@@ -76,6 +90,10 @@ class Upload:
     completed_at: datetime | None
     expires_at: datetime
     spent_at: datetime | None
+    kind: UploadKind = UploadKind.FILE
+    concat: str | None = None
+    parts: tuple[str, ...] = ()
+    verified_offset: int | None = None
 
     @property
     def filename(self) -> str:
@@ -112,8 +130,11 @@ def trusted_offset(upload: Upload, size: int, boot_id: str, mode: FsyncMode) -> 
     """Return how many of a file's ``size`` bytes count.
 
     All of them, unless the machine was booted since the row was last written: then a page that was
-    never written back may read as zeros, and only what was synced is certain.
+    never written back may read as zeros, and only what was synced is certain. And never what a body
+    has brought whose checksum has not been found right.
     """
+    if upload.verified_offset is not None:
+        size = min(size, upload.verified_offset)
     if upload.boot_id == boot_id or mode is FsyncMode.OFF:
         return size
     return min(size, upload.synced_offset)

@@ -165,7 +165,7 @@ class CompletionService:
         return done
 
     def _make_batch(self, tx: Transaction, upload: Upload) -> BatchMade | None:
-        session = tx.sessions.find(upload.session_id)
+        session = tx.sessions.find(upload.session_id) if upload.session_id else None
         if session is None:
             return None
         uploads = tx.uploads.list_by_session(session.id)

@@ -57,6 +57,10 @@ class UploadRows(Protocol):
 
     def find(self, upload_id: str) -> Upload | None: ...
 
+    def find_final(self, owner: str, parts: Sequence[str]) -> Upload | None:
+        """Return the final that the owner had made of exactly these parts, in this order."""
+        ...
+
     def list_by_session(self, session_id: str) -> list[Upload]: ...
 
     def list_by_batch(self, batch_id: str) -> list[Upload]:
@@ -79,6 +83,10 @@ class UploadRows(Protocol):
         """Record activity of a receiving upload."""
         ...
 
+    def set_verified(self, upload_id: str, offset: int | None) -> None:
+        """Note up to where a receiving upload's bytes are right, None when all are."""
+        ...
+
     def set_media(self, upload_id: str, media: dict[str, Any]) -> None: ...
 
     def set_spent(self, upload_id: str, spent_at: datetime) -> None:
@@ -88,7 +96,9 @@ class UploadRows(Protocol):
     def delete(self, upload_id: str) -> bool: ...
 
     def unwritten_bytes(self) -> int:
-        """Sum of length minus recorded offset over receiving uploads of known length."""
+        """Sum of length minus recorded offset over receiving uploads of known length; and, of parts,
+        their length once more: their final is made beside them.
+        """
         ...
 
     def list_receiving(self, *, after_id: str, limit: int) -> list[Upload]:

@@ -26,11 +26,12 @@ class NewUpload:
 @dataclass(frozen=True, slots=True)
 class UploadView:
     """An upload as ``GET /api/v1/uploads/{id}`` tells it. ``offset`` and ``length`` in bytes;
-    ``expires_at`` is the batch's once there is one, and None between completion and batch.
+    ``expires_at`` is the batch's once there is one, and None between completion and batch. A part of
+    a file has no session.
     """
 
     id: str
-    session_id: str
+    session_id: str | None
     batch_id: str | None
     status: UploadStatus
     offset: int

@@ -279,7 +279,8 @@ class UploadService:
             raise gone_for_tus(found.tombstone)
         refuse_in_batch(found.upload)
         now, reason = self.clock.now(), Reason.TERMINATED
-        session = tx.sessions.find(found.upload.session_id)
+        session_id = found.upload.session_id
+        session = tx.sessions.find(session_id) if session_id else None
         if session is not None and session.implicit:
             # Nobody knows of a session that was made for this one upload.
             return bury_session(tx, session, reason=reason, sweep=None, now=now)

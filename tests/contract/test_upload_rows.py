@@ -6,8 +6,9 @@ from datetime import timedelta
 import pytest
 
 from app.domain.errors import ConflictingUpdate
+from app.domain.ids import new_id
 from app.domain.jobs import JobStatus
-from app.domain.uploads import UploadMetadata, UploadStatus, complete
+from app.domain.uploads import UploadKind, UploadMetadata, UploadStatus, complete
 from app.infrastructure.database.engine import SqlDatabase
 from tests.factories import (
     insert_all,
@@ -257,3 +258,46 @@ async def test_totals_count_uploads_and_bytes_by_status(db: SqlDatabase) -> None
         UploadStatus.RECEIVING: (2, 30),
         UploadStatus.COMPLETED: (1, 2**40),
     }
+
+
+async def test_a_part_needs_its_place_twice_until_it_is_in_its_final(db: SqlDatabase) -> None:
+    part = make_upload(
+        session_id=None, kind=UploadKind.PARTIAL, concat="partial", length=1000, recorded_offset=400
+    )
+    await db.write(lambda tx: tx.uploads.insert(part))
+    assert await db.read(lambda tx: tx.uploads.find(part.id)) == part
+    assert await db.read(lambda tx: tx.uploads.unwritten_bytes()) == 600 + 1000
+
+
+async def test_a_final_is_found_by_exactly_its_parts_and_owner(db: SqlDatabase) -> None:
+    session = make_session()
+    parts = (new_id(), new_id(), new_id())
+    final = make_upload(
+        session_id=session.id,
+        kind=UploadKind.FINAL,
+        concat="final;" + " ".join(f"/files/{part}" for part in parts),
+        parts=parts,
+    )
+    await db.write(lambda tx: insert_all(tx, session, final))
+
+    async def found(owner: str, *wanted: str) -> bool:
+        return await db.read(lambda tx: tx.uploads.find_final(owner, wanted)) == final
+
+    assert await found(final.owner, *parts)
+    assert not await found(final.owner, *reversed(parts))
+    assert not await found(final.owner, *parts[:2])
+    assert not await found("somebody else", *parts)
+
+
+async def test_up_to_where_bytes_are_right_is_noted_while_they_come(db: SqlDatabase) -> None:
+    session = make_session()
+    upload = make_upload(session_id=session.id)
+    await db.write(lambda tx: insert_all(tx, session, upload))
+    for offset in (17, None):
+        await db.write(lambda tx, at=offset: tx.uploads.set_verified(upload.id, at))  # type: ignore[misc]
+        found = await db.read(lambda tx: tx.uploads.find(upload.id))
+        assert found == replace(upload, verified_offset=offset)
+    done = complete(upload, NOON + HOUR)
+    await db.write(lambda tx: tx.uploads.update(done, expected=UploadStatus.RECEIVING))
+    with pytest.raises(ConflictingUpdate):
+        await db.write(lambda tx: tx.uploads.set_verified(upload.id, 3))

@@ -14,7 +14,10 @@ class UploadOut(Out):
     """One file that arrives, or has arrived, by tus."""
 
     id: str = Field(examples=[EXAMPLE_UPLOAD])
-    session_id: str = Field(examples=[EXAMPLE_SESSION])
+    session_id: str | None = Field(
+        description="Null for a part of a file, which belongs to no session.",
+        examples=[EXAMPLE_SESSION],
+    )
     batch_id: str | None
     status: UploadStatus = Field(examples=["receiving"])
     offset: int = Field(description="Bytes that are stored.", examples=[1048576])

@@ -25,7 +25,7 @@ from app.domain.outputs import OutputStatus
 from app.domain.sessions import SessionStatus
 from app.domain.sweeps import SweepName, Trigger
 from app.domain.tombstones import Reason, ThingKind
-from app.domain.uploads import UploadStatus
+from app.domain.uploads import UploadKind, UploadStatus
 from app.infrastructure.database.columns import EnumText, UtcDateTime
 
 metadata = MetaData(
@@ -77,12 +77,19 @@ uploads = Table(
     metadata,
     Column("id", _ID, primary_key=True),
     Column("owner", Text, nullable=False),
-    Column("session_id", _ID, ForeignKey("sessions.id"), nullable=False),
+    # None: a part of a file, which belongs to no session.
+    Column("session_id", _ID, ForeignKey("sessions.id")),
     Column("batch_id", _ID, ForeignKey("batches.id")),
+    Column("kind", EnumText(UploadKind), nullable=False),
     Column("status", EnumText(UploadStatus), nullable=False),
+    Column("concat", Text),
+    Column("parts", _JSON),
+    # Of owner and parts, in order: by it a final that was asked for twice is found.
+    Column("parts_digest", String(64)),
     Column("length", BigInteger),
     Column("recorded_offset", BigInteger, nullable=False),
     Column("synced_offset", BigInteger, nullable=False),
+    Column("verified_offset", BigInteger),
     Column("boot_id", Text, nullable=False),
     Column("metadata_raw", Text, nullable=False),
     # A foreign name may hold NUL or lone surrogates, which no text column takes: JSON escapes them.
@@ -96,6 +103,7 @@ uploads = Table(
     Column("spent_at", UtcDateTime),
     Index(None, "session_id", "active_at"),
     Index(None, "batch_id"),
+    Index(None, "parts_digest"),
     Index(None, "status", "id"),
     Index(None, "status", "expires_at"),
     Index(None, "status", "spent_at"),

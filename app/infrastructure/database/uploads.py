@@ -1,6 +1,7 @@
 """Rows of uploads."""
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -21,7 +22,7 @@ from sqlalchemy import (
 )
 
 from app.domain.jobs import ACTIVE
-from app.domain.uploads import Upload, UploadMetadata, UploadStatus
+from app.domain.uploads import Upload, UploadKind, UploadMetadata, UploadStatus
 from app.infrastructure.database.statements import Values, change_one, changed
 from app.infrastructure.database.tables import job_inputs, jobs, uploads
 from app.services.ports import UploadRows
@@ -37,6 +38,9 @@ _BY_SESSION = (
     .where(_ROW.session_id == bindparam("session_id_"))
     .order_by(_ROW.created_at, _ROW.id)
 )
+_FINAL = select(uploads).where(
+    _ROW.parts_digest == bindparam("digest_"), _ROW.owner == bindparam("owner_")
+)
 _BY_BATCH = (
     select(uploads)
     .where(_ROW.batch_id == bindparam("batch_id_"))
@@ -44,6 +48,7 @@ _BY_BATCH = (
 )
 _UPDATE = update(uploads).where(_BY_ID, _ROW.status == bindparam("expected_"))
 _TOUCH = update(uploads).where(_BY_ID, _ROW.status == UploadStatus.RECEIVING)
+_SET_VERIFIED = update(uploads).where(_BY_ID, _ROW.status == UploadStatus.RECEIVING)
 _SET_MEDIA = update(uploads).where(_BY_ID)
 _SET_SPENT = (
     update(uploads)
@@ -51,13 +56,11 @@ _SET_SPENT = (
     .values(spent_at=_SPENT_AT)
 )
 _DELETE = delete(uploads).where(_BY_ID)
+_MISSING = case((_ROW.length > _ROW.recorded_offset, _ROW.length - _ROW.recorded_offset), else_=0)
+# A part lies beside its final until that is whole, so it needs its place twice.
+_COPY = case((_ROW.kind == UploadKind.PARTIAL, _ROW.length), else_=0)
 _UNWRITTEN = select(
-    func.coalesce(
-        func.sum(
-            case((_ROW.length > _ROW.recorded_offset, _ROW.length - _ROW.recorded_offset), else_=0)
-        ),
-        0,
-    )
+    func.coalesce(func.sum(_MISSING + _COPY), 0),
 ).where(_ROW.status == UploadStatus.RECEIVING, _ROW.length.is_not(None))
 _RECEIVING = (
     select(uploads)
@@ -100,8 +103,8 @@ _TOTALS = select(
 
 
 class SqlUploads(UploadRows):
-    """``touch`` raises ConflictingUpdate for an upload that is not receiving (any more);
-    ``set_media`` and ``set_spent`` of a row that is gone do nothing.
+    """``touch`` and ``set_verified`` raise ConflictingUpdate for an upload that is not receiving (any
+    more); ``set_media`` and ``set_spent`` of a row that is gone do nothing.
     """
 
     __slots__ = ("_connection",)
@@ -114,6 +117,11 @@ class SqlUploads(UploadRows):
 
     def find(self, upload_id: str) -> Upload | None:
         row = self._connection.execute(_FIND, {"id_": upload_id}).mappings().first()
+        return None if row is None else _upload(row)
+
+    def find_final(self, owner: str, parts: Sequence[str]) -> Upload | None:
+        values = {"digest_": _digest(owner, parts), "owner_": owner}
+        row = self._connection.execute(_FINAL, values).mappings().first()
         return None if row is None else _upload(row)
 
     def list_by_session(self, session_id: str) -> list[Upload]:
@@ -146,6 +154,10 @@ class SqlUploads(UploadRows):
             "synced_offset": synced_offset,
         }
         change_one(self._connection, _TOUCH, values, "upload")
+
+    def set_verified(self, upload_id: str, offset: int | None) -> None:
+        values = {"id_": upload_id, "verified_offset": offset}
+        change_one(self._connection, _SET_VERIFIED, values, "upload")
 
     def set_media(self, upload_id: str, media: dict[str, Any]) -> None:
         self._connection.execute(_SET_MEDIA, {"id_": upload_id, "media": media})
@@ -196,10 +208,15 @@ def _values(upload: Upload) -> dict[str, Any]:
         "owner": upload.owner,
         "session_id": upload.session_id,
         "batch_id": upload.batch_id,
+        "kind": upload.kind,
         "status": upload.status,
+        "concat": upload.concat,
+        "parts": list(upload.parts) or None,
+        "parts_digest": _digest(upload.owner, upload.parts) if upload.parts else None,
         "length": upload.length,
         "recorded_offset": upload.recorded_offset,
         "synced_offset": upload.synced_offset,
+        "verified_offset": upload.verified_offset,
         "boot_id": upload.boot_id,
         "metadata_raw": upload.metadata.raw,
         "metadata_parsed": _parsed(upload.metadata),
@@ -223,7 +240,14 @@ def _upload(row: RowMapping) -> Upload:
     values = dict(row)
     raw, parsed = values.pop("metadata_raw"), values.pop("metadata_parsed")
     metadata = UploadMetadata(raw=raw, **(parsed | {"fields": _pairs(parsed["fields"])}))
-    return Upload(metadata=metadata, **values)
+    del values["parts_digest"]
+    parts = tuple(values.pop("parts") or ())
+    return Upload(metadata=metadata, parts=parts, **values)
+
+
+def _digest(owner: str, parts: Sequence[str]) -> str:
+    """Return what tells a list of parts from every other one of anybody."""
+    return hashlib.sha256("\n".join((*parts, owner)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _pairs(fields: Iterable[list[str]]) -> tuple[tuple[str, str], ...]:
