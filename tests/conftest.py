@@ -1,6 +1,14 @@
 """For every test: a test that was skipped should have run, so it fails the session."""
 
+import signal
+
 import pytest
+
+
+def pytest_configure() -> None:
+    """A shell that runs the tests in the background has them, and all their children, ignore SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)

@@ -4,6 +4,8 @@ import asyncio
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +17,7 @@ from app.domain.errors import StorageFailed
 from app.domain.layout import upload_path
 from app.infrastructure.media import process_runner
 from app.infrastructure.media.process_runner import ProcessRunner
-from app.infrastructure.media.quiet_digests import QuietDigests
+from app.infrastructure.media.quiet_digests import SCRIPT, QuietDigests
 from app.infrastructure.media.sandbox import Sandbox, SandboxLevel, detect_sandbox
 from app.services.checksums import LEASE, LEASE_TTL, TRY_AGAIN_AFTER, ChecksumPace, Checksums
 from app.services.ports import Digest
@@ -119,6 +121,14 @@ async def test_a_file_that_is_deleted_meanwhile_does_not_stay_on_the_disk(
         async with asyncio.timeout(5):
             await task
     assert not psutil.pid_exists(reader.pid)
+
+
+def test_a_file_that_is_gone_before_it_is_opened_is_told_in_one_line(tmp_path: Path) -> None:
+    child = subprocess.run(
+        [sys.executable, SCRIPT, tmp_path / "gone"], capture_output=True, text=True, check=False
+    )
+    assert (child.returncode, child.stdout) == (1, "")
+    assert child.stderr == "No such file or directory\n"
 
 
 async def test_a_link_in_place_of_the_file_is_not_followed(

@@ -48,7 +48,10 @@ def measure(path: str) -> tuple[int, str]:
 
 def main() -> None:
     step_back()
-    size, sha256 = measure(sys.argv[1])
+    try:
+        size, sha256 = measure(sys.argv[1])
+    except OSError as error:
+        sys.exit(error.strerror)  # most likely deleted before it was opened
     sys.stdout.write(json.dumps({"size_bytes": size, "sha256": sha256}))
 
 

@@ -44,7 +44,9 @@ class QuietDigests:
             log.warning("digest.not_started", error=str(error))
             raise StorageFailed("The file cannot be read.") from error
         if not finished.succeeded:
-            log.warning("digest.failed", stderr=finished.stderr)
+            # A file that was deleted meanwhile is nobody's trouble.
+            if await asyncio.to_thread(_is_file, path):
+                log.warning("digest.failed", stderr=finished.stderr)
             raise StorageFailed("The file cannot be read.")
         try:
             return Digest(**json.loads(answer))
