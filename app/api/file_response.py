@@ -122,7 +122,7 @@ class FileResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            source = await asyncio.to_thread(SourceFile.open, self._file.path)
+            source = await SourceFile.at(self._file.path)
         except FileNotFoundError:
             await problem_response(self._missing, scope)(scope, receive, send)
             return

@@ -5,21 +5,19 @@ kernel has taken is not yet with the client; ``is_taken`` says what can be known
 """
 
 import asyncio
-import errno
-import fcntl
 import os
 import socket
-import struct
 import sys
 from types import TracebackType
 from typing import Self
 
 from app.api.connection import Connection
+from app.api.socket_pump import SLICE_BYTES, ClientGone, ClientStalled, SocketPump
 from app.api.source_file import SourceFile
 from app.domain.delivery import ByteSpan
 
-SLICE_BYTES = 1024 * 1024
-"""The most that is sent at a go: then everybody else has a turn."""
+__all__ = ["SLICE_BYTES", "ClientGone", "ClientStalled", "SocketSender"]
+
 STALL_SECONDS = 300.0
 """A download of which the client has taken no byte for so long is ended."""
 TAKEN_SECONDS = 5.0
@@ -29,7 +27,6 @@ LAST_PIECE_BYTES = 16 * 1024
 left to confirm in ``TAKEN_SECONDS`` is little, whatever the kernel's buffers hold on a slow line.
 """
 
-_SIOCOUTQ = 0x5411
 _TCP_INFO_BYTES = 192
 _BYTES_ACKED = slice(120, 128)
 _CLOSED = 7
@@ -39,25 +36,6 @@ CLOSING of Linux's tcp_states.h).
 """
 _LOOKS = (0.001, 0.25)
 """First and longest pause between two looks at a queue that is to run empty."""
-_UNREACHABLE = frozenset(
-    {
-        errno.ENOTCONN,
-        errno.EHOSTUNREACH,
-        errno.ENETUNREACH,
-        errno.ENETDOWN,
-        errno.EHOSTDOWN,
-        errno.ENETRESET,
-        errno.EBADF,
-    }
-)
-
-
-class ClientGone(Exception):  # noqa: N818
-    """The rest of the answer has nobody to go to."""
-
-
-class ClientStalled(ClientGone):
-    """The client is there, and has taken nothing for too long."""
 
 
 class SocketSender:
@@ -71,14 +49,19 @@ class SocketSender:
     def __init__(
         self, connection: Connection, own: socket.socket, stall_seconds: float = STALL_SECONDS
     ) -> None:
-        self.position = 0
         self._connection = connection
         self._wire = connection.wire
         self._socket = own
         self._stall_seconds = stall_seconds
+        self._pump = SocketPump(self._wire, own, stall_seconds)
         self._requests = 0
         self._is_pipelined = False
         self._target: int | None = None
+
+    @property
+    def position(self) -> int:
+        """Where in the file the kernel has got to."""
+        return self._pump.position
 
     @classmethod
     def take(cls, connection: Connection | None) -> Self | None:
@@ -108,54 +91,20 @@ class SocketSender:
         ``is_proved``: with a view to ``is_taken``. Raises ClientGone, ClientStalled, and OSError
         when the file cannot be read or is shorter than it was.
         """
-        self.position = span.start
+        self._pump.position = span.start
         await self._until_flushed()
         held_back = max(span.start, span.end - LAST_PIECE_BYTES) if is_proved else span.end
-        await self._send(source, held_back)
+        await self._pump.send(source, held_back)
         if is_proved:
             await self._until_empty()
-            await self._send(source, span.end)
+            await self._pump.send(source, span.end)
             self._mark_end()
-
-    async def _send(self, source: SourceFile, end: int) -> None:
-        while self.position < end:
-            count = min(SLICE_BYTES, end - self.position)
-            if not source.is_at_hand(self.position, count):
-                async with self._wire.disk_reads:
-                    await source.fetch(self.position, count)
-            sent = self._send_slice(source, count)
-            self.position += sent
-            if sent < count:
-                await self._until_writable()
-            elif self.position < end:  # else at once, before a next request can be taken for an
-                await asyncio.sleep(0)  # earlier one: see ``_mark_end``
-
-    def _send_slice(self, source: SourceFile, count: int) -> int:
-        self._check()
-        try:
-            sent = os.sendfile(self._socket.fileno(), source.descriptor, self.position, count)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            if isinstance(error, ConnectionError | TimeoutError) or error.errno in _UNREACHABLE:
-                self._wire.was_reset = True
-                raise ClientGone from error
-            raise
-        if sent == 0:
-            # Cut under our hands: end the connection rather than pretend it was all.
-            msg = "the file became shorter while it was sent"
-            raise OSError(msg)
-        return sent
-
-    def _check(self) -> None:
-        if self._wire.is_closing:
-            raise ClientGone
 
     # --- waiting ---------------------------------------------------------------------------------
 
     async def _until_flushed(self) -> None:
         """Wait until the server has written all it had: our bytes would overtake the rest."""
-        self._check()
+        self._pump.check()
         transport = self._wire.transport
         if not transport.get_write_buffer_size():
             return
@@ -169,35 +118,11 @@ class SocketSender:
             if not self._wire.is_closing:  # uvloop's refuse whatever is asked of them from then on
                 transport.set_write_buffer_limits()
 
-    async def _until_writable(self) -> None:
-        loop, number, ready = asyncio.get_running_loop(), self._socket.fileno(), asyncio.Event()
-        loop.add_writer(number, ready.set)
-        self._wire.listen(ready.set)
-        try:
-            await self._until_ready(ready)
-        finally:
-            loop.remove_writer(number)
-            self._wire.unlisten(ready.set)
-
-    async def _until_ready(self, ready: asyncio.Event) -> None:
-        queued = self._queued()
-        while True:
-            try:
-                async with asyncio.timeout(self._stall_seconds):
-                    await ready.wait()
-            except TimeoutError as error:
-                # A large buffer is "full" until a third of it is free: look whether it moved at all.
-                before, queued = queued, self._queued()
-                if queued >= before:
-                    raise ClientStalled from error
-            else:
-                return
-
     async def _until_empty(self) -> None:
         pause, longest = _LOOKS
-        moved_at, least = asyncio.get_running_loop().time(), self._queued()
-        while queued := self._queued():
-            self._check()
+        moved_at, least = asyncio.get_running_loop().time(), self._pump.queued()
+        while queued := self._pump.queued():
+            self._pump.check()
             now = asyncio.get_running_loop().time()
             if queued < least:
                 moved_at, least = now, queued
@@ -275,22 +200,17 @@ class SocketSender:
         self._requests = self._wire.requests
         acked = self._acked()
         for _ in range(3):
-            queued, before = self._queued(), acked
+            queued, before = self._pump.queued(), acked
             acked = self._acked()
             if acked == before:
                 self._target = None if acked is None else acked + queued
                 return
 
     def _has_all(self) -> bool:
-        if self._queued() == 0:
+        if self._pump.queued() == 0:
             return True
         acked = self._acked()
         return acked is not None and self._target is not None and acked >= self._target
-
-    def _queued(self) -> int:
-        """Bytes that the client has not confirmed yet."""
-        (count,) = struct.unpack("i", fcntl.ioctl(self._socket.fileno(), _SIOCOUTQ, bytes(4)))
-        return int(count)
 
     def _acked(self) -> int | None:
         info = self._info()
