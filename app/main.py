@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.access import AccessPolicy, hash_key
 from app.api.router import install_api
 from app.api.tus import TusOptions, mount_tus
-from app.bootstrap import Role, StartRefused, open_container
+from app.bootstrap import ALONE, Role, StartRefused, open_container
 from app.domain.errors import AppError
 from app.infrastructure.key_file import key_required, read_key
 from app.infrastructure.logging import configure_logging
@@ -49,7 +49,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     ``StartRefused`` when a key is required and there is none.
     """
     settings = settings or Settings.load()
-    configure_logging(settings.service.log_format, settings.service.log_level)
+    service = settings.service
+    configure_logging(service.log_format, service.log_level, with_pid=service.processes > 1)
     if settings.skipped_variables:
         log.warning("settings.service_links_skipped", variables=settings.skipped_variables)
     access = access_policy(settings)
@@ -106,9 +107,10 @@ def _why_not_open(settings: Settings) -> str:
 @asynccontextmanager
 async def _lifespan(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     log.info("service.starting", version=app.version, data_dir=str(settings.data.data_dir))
+    seat = getattr(app.state, "seat", ALONE)
     async with AsyncExitStack() as stack:
         try:
-            container = await stack.enter_async_context(open_container(settings, Role.SERVE))
+            container = await stack.enter_async_context(open_container(settings, Role.SERVE, seat))
         except (StartRefused, AppError, OSError) as error:
             log.error("service.start_refused", reason=str(error))  # noqa: TRY400 - no bug, no trace
             app.state.refusal = str(error)

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from app.bootstrap.checks import add_checks
 from app.bootstrap.place import refuse_cluster
+from app.bootstrap.seat import ALONE, Seat
 from app.bootstrap.stores import Role, open_stores
 from app.bootstrap.wiring import wire
 from app.services.container import Container
@@ -12,7 +13,9 @@ from app.settings import Settings
 
 
 @asynccontextmanager
-async def open_container(settings: Settings, role: Role) -> AsyncIterator[Container]:
+async def open_container(
+    settings: Settings, role: Role, seat: Seat = ALONE
+) -> AsyncIterator[Container]:
     """Open the data folder and its database and yield what works on them.
 
     ``SERVE`` makes the folder, migrates the database and takes a worker's lock; ``COMMAND`` wants
@@ -21,6 +24,6 @@ async def open_container(settings: Settings, role: Role) -> AsyncIterator[Contai
     """
     refuse_cluster(settings)
     async with AsyncExitStack() as stack:
-        stores = await open_stores(settings, role, stack)
+        stores = await open_stores(settings, role, seat, stack)
         add_checks(settings, stores)
         yield wire(settings, stores)

@@ -1,6 +1,7 @@
 """One stream of log lines on stderr, for people or machines: ours and those of the libraries."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import TextIO
@@ -19,13 +20,14 @@ _LEVELS = {
 }
 
 
-def configure_logging(log_format: str, log_level: str) -> None:
+def configure_logging(log_format: str, log_level: str, *, with_pid: bool = False) -> None:
     """Send everything that is logged in this process to stderr. A repeat replaces the first.
 
     ``log_format`` is console or json, ``log_level`` debug, info, warning or error. Times are UTC.
+    ``with_pid`` adds to each line which process wrote it, for services of several.
     """
     level = _LEVELS[log_level]
-    shared = _shared_processors()
+    shared = [*_shared_processors(), *([_add_pid] if with_pid else [])]
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -79,6 +81,11 @@ def _renderers(log_format: str) -> Sequence[Processor]:
             exception_formatter=structlog.dev.plain_traceback,
         ),
     )
+
+
+def _add_pid(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    event["pid"] = os.getpid()
+    return event
 
 
 def _drop_decoration(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from app.domain.jobs import JobStatus
 from app.domain.sweeps import SweepName
+from app.infrastructure.metrics_sum import SharedCounts, SummedCollector
 
 PREFIX = "tidemill"
 OTHER = "other"
@@ -129,17 +130,20 @@ METRICS: tuple[MetricSpec, ...] = (
 class PrometheusMetrics:
     """The Metrics port on a registry of its own. Thread-safe.
 
-    A name that is not declared, a wrong kind or wrong labels are bugs and raise.
+    A name that is not declared, a wrong kind or wrong labels are bugs and raise. With ``counts``,
+    what is rendered are the sums over all processes of the service.
     """
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self) -> None:
+    def __init__(self, counts: SharedCounts | None = None) -> None:
         self._registry = CollectorRegistry()
         self._specs = {spec.name: spec for spec in METRICS}
         self._metrics = {spec.name: _make(spec) for spec in METRICS}
-        for metric in self._metrics.values():
-            self._registry.register(_WithoutCreated(metric))
+        self._counts = counts
+        self._own = [_WithoutCreated(metric) for metric in self._metrics.values()]
+        for collector in [SummedCollector(self._own, counts)] if counts else self._own:
+            self._registry.register(collector)
 
     def count(self, name: str, amount: float = 1, **labels: str) -> None:
         metric = self._series(name, labels)
@@ -165,6 +169,11 @@ class PrometheusMetrics:
     def render(self) -> bytes:
         """Return all series in the Prometheus text format (see ``content_type``)."""
         return generate_latest(self._registry)
+
+    def share(self) -> None:
+        """Show the other processes of the service, where there are any, what this one counted."""
+        if self._counts is not None:
+            self._counts.show(family for each in self._own for family in each.collect())
 
     def _series(self, name: str, labels: Mapping[str, str]) -> MetricWrapperBase:
         spec, metric = self._specs[name], self._metrics[name]

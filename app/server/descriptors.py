@@ -4,6 +4,9 @@ import resource
 
 ENOUGH = 65536
 """More is not asked for: what walks over all possible descriptors would take long."""
+SPARE = 64
+"""So many are kept from new connections, for the files of those that are there."""
+_SPARE_PART = 4
 
 
 def raise_descriptor_limit(enough: int = ENOUGH) -> int:
@@ -18,3 +21,11 @@ def raise_descriptor_limit(enough: int = ENOUGH) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
     return soft
+
+
+def first_spare() -> int:
+    """Return the lowest descriptor number that a new connection may not have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return ENOUGH * ENOUGH
+    return soft - min(SPARE, soft // _SPARE_PART)

@@ -38,6 +38,14 @@ _DATE_SECONDS = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def say_started(settings: Settings, port: int, open_files: int, **facts: int) -> None:
+    """Say where the service answers; ``open_files`` is how many a process may have."""
+    host = settings.service.host
+    log.info("service.started", host=host, port=port, open_files=open_files, **facts)
+    if settings.service.log_format == "console":
+        print_welcome(settings, port)
+
+
 class Server(uvicorn.Server):
     """Serves until the first signal, then stops in order; a second signal exits at once.
 
@@ -72,10 +80,11 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started and sockets and not self.should_exit:
-            host, port = self._settings.service.host, sockets[0].getsockname()[1]
-            log.info("service.started", host=host, port=port, open_files=self._open_files)
-            if self._settings.service.log_format == "console":
-                print_welcome(self._settings, port)
+            self.say_started(sockets[0].getsockname()[1])
+
+    def say_started(self, port: int) -> None:
+        """Say that the service answers, to the log and to whoever sits before it."""
+        say_started(self._settings, port, self._open_files)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -85,6 +94,11 @@ class Server(uvicorn.Server):
         for each in _SIGNALS:
             signal.signal(each, self.handle_exit)
         yield
+
+    def close_listeners(self) -> None:
+        """Take no more connections. A repeat is harmless."""
+        for server in self.servers:
+            server.close()
 
     def stop(self) -> None:
         """Stop in order, as the first signal does."""
@@ -96,9 +110,17 @@ class Server(uvicorn.Server):
         self._signals += 1
         if self._signals > 1:
             os._exit(128 + sig)
+        self.begin_stop(sig)
+
+    def begin_stop(self, sig: int, *, is_noticed: bool = True) -> None:
+        """Stop in order because of a signal; a start that is under way has little time to end.
+
+        Unless it ``is_noticed``, nobody is left to be told over time that it is no longer ready.
+        """
         self.should_exit = True
+        if not (self.started and is_noticed):
+            self._is_noticed = False
         if not self.started:
-            self._is_noticed = False  # nobody was told yet that it is ready
             self._watchdog.allow(START_SECONDS, 128 + sig)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -106,8 +128,7 @@ class Server(uvicorn.Server):
         began = time.monotonic()
         self._watchdog.allow(self._drain_seconds + AFTER_DRAIN_SECONDS, FAILED)
         await self._drain()
-        for server in self.servers:
-            server.close()
+        self.close_listeners()
         for each in sockets or ():
             each.close()
         await self._end_connections()
@@ -173,7 +194,12 @@ class Server(uvicorn.Server):
             parked=parked,
             jobs=self._jobs,
         )
-        if self._settings.service.log_format == "console" and (self._requests or self._jobs):
+        if self._requests or self._jobs:
+            self.say_stopping()
+
+    def say_stopping(self) -> None:
+        """Say to whoever pressed Ctrl+C that something is still under way."""
+        if self._settings.service.log_format == "console":
             print_stopping(self._drain_seconds)
 
     # --- and after it ----------------------------------------------------------------------------

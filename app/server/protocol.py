@@ -5,10 +5,15 @@ import logging
 from typing import Any
 from weakref import WeakSet
 
+import httptools
+import structlog
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from app.api.connection import OfferConnection
+from app.server.descriptors import first_spare
+
+log = structlog.get_logger(__name__)
 
 MAX_HEAD_BYTES = 64 * 2**10
 """Request line and headers; httptools itself would collect them without end."""
@@ -19,7 +24,10 @@ LINGER_SECONDS = 2.0
 connection, and the client would never see the answer.
 """
 
-_REFUSAL = (
+SHORT_TOLD_SECONDS = 60.0
+"""How often the log says that connections are refused for want of descriptors."""
+
+_TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-type: text/plain; charset=utf-8\r\n"
     b"content-length: 33\r\n"
@@ -27,6 +35,16 @@ _REFUSAL = (
     b"\r\n"
     b"The request's head is too large.\n"
 )
+_MALFORMED = (
+    b"HTTP/1.1 400 Bad Request\r\n"
+    b"content-type: text/plain; charset=utf-8\r\n"
+    b"content-length: 23\r\n"
+    b"connection: close\r\n"
+    b"\r\n"
+    b"This is no valid HTTP.\n"
+)
+_SHORT_TOLD = "tidemill.short_of_descriptors"
+_ANSWERED_AFTER_EOF = frozenset({"POST", "PUT", "PATCH", "DELETE", "HEAD"})
 _SILENT = logging.getLogger(f"{__name__}.silent")
 _SILENT.disabled = True
 
@@ -49,19 +67,35 @@ class DrainingState(ServerState):
             task.cancel()
 
 
+class _Farewell:
+    """The transport as a request sees it: its ``close`` lets a client that still sends, and reads
+    only then, hear the answer. With unread data a close would be a reset.
+    """
+
+    def __init__(self, protocol: "LimitedProtocol", transport: asyncio.Transport) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = protocol.close_after_answer
+
+
 class LimitedProtocol(OfferConnection):
     """Bounds the head of a request in size (431) and in time (the connection is closed).
 
-    While the server drains, each connection ends with its answer.
+    What is no HTTP gets 400, but never in the place of an answer that is due to an earlier request,
+    and not once some of a body has come: then the connection just ends, and what came is kept.
+    Requests to change the protocol are served as if they had not asked. While the server drains,
+    each connection ends with its answer.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_head = True
         self._in_body = False
+        self._body_begun = False
         self._head_bytes = 0
         self._is_refused = False
         self._head_timer: asyncio.TimerHandle | None = None
+        self._farewell: Any = None
 
     @property
     def is_receiving(self) -> bool:
@@ -84,37 +118,94 @@ class LimitedProtocol(OfferConnection):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._farewell = _Farewell(self, transport)
+        if self._takes_a_spare_descriptor():
+            # Without a word: clients of tus try again after that, and after few other things.
+            transport.close()
+            return
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
 
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Keep a connection for the answer to a request that came whole: some clients say so when
+        they will send no more. Who waits for a file or for events is taken to be gone.
+        """
+        due = self._due()
+        if self._is_refused or self._in_body or not due:
+            return None
+        if any(cycle.scope["method"] not in _ANSWERED_AFTER_EOF for cycle in due):
+            return None
+        due[-1].keep_alive = False
+        return True
+
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
             return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse_malformed()
+            return
         # Only what leaves a head unfinished counts: one read may hold a head and much of its body.
         if self._in_head:
             self._await_head()
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self._refuse()
+                self._refuse(_TOO_LARGE)
+        elif not self._in_body and not self._due():
+            # Empty lines, or the end of a body that was refused: it may not idle for ever either.
+            self._await_head()
+
+    def _parse(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as asked:
+                # The parser takes all that follows for another protocol, the body first. It is read
+                # once more without the wish, as HTTP allows.
+                rest = rest[asked.args[0] :]
+                self.parser.feed_data(self._head_without_upgrade())
+            else:
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if method == b"CONNECT":
+            raise httptools.HttpParserError("There is nothing to connect to.")
+        lines = [b"%b %b HTTP/%b" % (method, self.url, version.encode("ascii"))]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def on_message_begin(self) -> None:
         self._in_head = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # it comes again, see _parse
         self._in_head = False
-        self._in_body = True
         self._head_bytes = 0
         self._stop_waiting()
+        if self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False  # such a client takes "100 Continue" for its answer
         super().on_headers_complete()
+        self._in_body, self._body_begun = True, False
+        self.cycle.transport = self._farewell
         if isinstance(self.server_state, DrainingState):
             self.server_state.cycles.add(self.cycle)
 
+    def on_body(self, body: bytes) -> None:
+        self._body_begun = True
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._in_body = False  # uvicorn's own more_body stays as it is once there is an answer
         super().on_message_complete()
         # Not before: uvicorn closes with the answer then, which who still sends would not see.
@@ -153,17 +244,76 @@ class LimitedProtocol(OfferConnection):
             cycle.keep_alive = False
         return False
 
+    def close_after_answer(self) -> None:
+        """Close; while a body still comes, say only that nothing more will, and read for a while."""
+        if self._in_body or self._is_refused:
+            self._end_sending()
+        else:
+            self.transport.close()
+
+    def _due(self) -> list[RequestResponseCycle]:
+        """The requests without a complete answer, in their order; the last may still be coming."""
+        running = self._running
+        first = [running] if running is not None and not running.response_complete else []
+        return first + [cycle for cycle, _ in reversed(self.pipeline)]
+
+    def _takes_a_spare_descriptor(self) -> bool:
+        """Whether this connection has one of the last descriptors, which uploads under way need:
+        the lowest free number is given out first.
+        """
+        socket = self.transport.get_extra_info("socket")
+        if socket is None or socket.fileno() < first_spare():
+            return False
+        now = self.loop.time()
+        if now >= self.app_state.get(_SHORT_TOLD, 0.0) + SHORT_TOLD_SECONDS:
+            self.app_state[_SHORT_TOLD] = now
+            log.warning("service.connections_refused", connections=len(self.connections))
+        return True
+
     def _await_head(self) -> None:
         if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._on_no_head)
+
+    def _on_no_head(self) -> None:
+        self._head_timer = None
+        if self._due():
+            self._await_head()  # the next request may wait for as long as an answer takes
+        else:
+            self.transport.close()
 
     def _stop_waiting(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _refuse(self) -> None:
+    def _refuse_malformed(self) -> None:
         self._is_refused = True
-        self.transport.write(_REFUSAL)
+        self._stop_waiting()
+        due = self._due()
+        if self._in_body:
+            broken, begun = self.cycle, self._body_begun or self.cycle.response_started
+            due = due[:-1]  # its own
+            if due:
+                self.pipeline.popleft()
+            elif begun:
+                self.transport.close()
+                return
+            else:
+                broken.disconnected = True
+                broken.message_event.set()
+        if due:
+            self.cycle = due[-1]
+            self.cycle.keep_alive = False
+        else:
+            self._refuse(_MALFORMED)
+
+    def _refuse(self, answer: bytes) -> None:
+        self.transport.write(answer)
+        self._end_sending()
+
+    def _end_sending(self) -> None:
+        if self.transport.is_closing():
+            return
+        self._is_refused = True
         self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self.transport.close)

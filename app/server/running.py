@@ -4,15 +4,18 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
 
 from app.main import create_app
+from app.server.child import ChildServer, Post
 from app.server.descriptors import raise_descriptor_limit
 from app.server.http_server import FAILED, Server
 from app.server.malloc import tune_malloc
+from app.server.parent import Parent
 from app.server.protocol import MAX_HEAD_BYTES, LimitedProtocol
 from app.settings import Settings
 
@@ -33,14 +36,33 @@ def serve(settings: Settings) -> int:
         reason = os.strerror(error.errno) if error.errno else str(error)
         log.error("service.start_refused", reason=f"{_where(settings)}: {reason}")  # noqa: TRY400
         return FAILED
-    server = Server(_config(app, settings), app, settings, open_files)
+    try:
+        if settings.service.processes > 1:
+            run_child = partial(_run_child, app, settings, sockets, open_files)
+            return Parent(settings, sockets, open_files, run_child).run()
+        return _run(Server(_config(app, settings), app, settings, open_files), sockets)
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _run_child(
+    app: FastAPI,
+    settings: Settings,
+    sockets: Sequence[socket.socket],
+    open_files: int,
+    post: Post,
+) -> int:
+    app.state.seat = post.seat
+    server = ChildServer(_config(app, settings), app, settings, open_files, post)
+    return _run(server, sockets)
+
+
+def _run(server: Server, sockets: Sequence[socket.socket]) -> int:
     try:
         server.run(sockets=list(sockets))
     except SystemExit:
         return FAILED  # uvicorn's way of saying that the start-up failed; it is in the log
-    finally:
-        for each in sockets:
-            each.close()
     return server.exit_code
 
 

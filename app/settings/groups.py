@@ -26,6 +26,7 @@ from app.settings.kinds import (
     PositiveBytes,
     PositiveSeconds,
     PositiveWhole,
+    Processes,
     Proxies,
     PublicUrl,
     RootPath,
@@ -82,6 +83,10 @@ class Group(BaseSettings):
 class ServiceSettings(Group):
     host: Host = setting("127.0.0.1", "Address to listen on; other than loopback needs a key.")
     port: Port = setting(8000, "Port to listen on.")
+    processes: Processes = setting(
+        1,
+        "Processes that serve side by side (`serve --workers`); they share TIDEMILL_WORKERS jobs.",
+    )
     root_path: RootPath = setting(
         "", "Path under which a proxy serves Tidemill; the proxy takes it off.", shown="empty"
     )
@@ -117,7 +122,9 @@ class DataSettings(Group):
         shown="SQLite in DATA_DIR",
     )
     fsync: Annotated[Fsync, Choice, Allowed("patch, complete or off")] = setting(
-        "complete", "When uploaded bytes are forced to disk: each PATCH, at completion, or never."
+        "complete",
+        "When uploaded bytes are forced to disk: each PATCH, at completion, or never. With off, the"
+        " last rows are as mortal as the last bytes when the machine crashes.",
     )
 
 

@@ -283,6 +283,12 @@ Workers = Annotated[
     Field(ge=0, le=1024),
     Allowed("a whole number from 0 (no jobs run here) to 1024"),
 ]
+Processes = Annotated[
+    int,
+    BeforeValidator(parse_whole),
+    Field(ge=1, le=64),
+    Allowed("a whole number from 1 to 64"),
+]
 Pixels = Annotated[
     int,
     BeforeValidator(parse_whole),

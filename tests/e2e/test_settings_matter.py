@@ -226,6 +226,14 @@ def _answers(host: str, port: int) -> bool:
         return False
 
 
+@shows("PROCESSES")
+def test_it_serves_in_as_many_processes_as_are_set(tmp_path: Path) -> None:
+    with serving(tmp_path, PROCESSES=2) as (running, client):
+        assert running.events("service.started")[0]["processes"] == 2
+        assert len({line["pid"] for line in running.events("process.started")}) == 2
+        assert client.get("/readyz").is_success
+
+
 @shows("ROOT_PATH", "PUBLIC_URL", "TRUSTED_PROXIES", "ADMIN_KEY_FILE", "DRAIN_SECONDS")
 def test_behind_a_proxy_it_knows_its_address_its_proxy_and_its_key(tmp_path: Path) -> None:
     key_file = tmp_path / "key"

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -148,7 +149,7 @@ async def test_who_waits_in_vain_is_told_after_its_limit(locks: FlockUploadLocks
 async def test_an_older_request_of_another_process_writes_nothing(
     locks: FlockUploadLocks, others: FlockUploadLocks
 ) -> None:
-    """It waited while a newer one came, and got the lock first: chance must not decide."""
+    """It waited while a newer one came, and could get the lock first: chance must not decide."""
     upload_id = new_id()
     older = others.hold_for_writing(upload_id, wait_seconds=2)
     async with locks.hold(upload_id, wait_seconds=0):
@@ -157,9 +158,9 @@ async def test_an_older_request_of_another_process_writes_nothing(
         newer = locks.hold_for_writing(upload_id, wait_seconds=0.15)
         with pytest.raises(UploadLocked):
             await newer.__aenter__()
-    await waiting
+        with pytest.raises(UploadLocked):
+            await waiting
     assert older.is_asked_to_stop
-    await older.__aexit__(None, None, None)
 
 
 async def test_a_lock_is_taken_on_the_file_that_is_there_not_on_a_deleted_one(
@@ -222,13 +223,82 @@ async def test_garbage_on_the_socket_is_ignored(
     await held.wait()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         descriptor = os.open(path.parent, os.O_RDONLY)
-        for message in (b"", b"\xff" * 100, b"a" * 32, upload_id.encode() + b"x", b"\0" * 32):
+        known = upload_id.encode()
+        garbage = (b"", b"\xff" * 100, b"a" * 32, known + b"x", known, known + b" x", known + b" 1")
+        for message in garbage:
             sender.sendto(message, f"/proc/self/fd/{descriptor}/{path.name}")
         await asyncio.sleep(0.1)
         assert not hold.is_asked_to_stop
-        sender.sendto(upload_id.encode(), f"/proc/self/fd/{descriptor}/{path.name}")
+        sender.sendto(
+            known + f" {time.monotonic_ns()}".encode(), f"/proc/self/fd/{descriptor}/{path.name}"
+        )
         os.close(descriptor)
     assert await writer == "asked"
+
+
+async def test_a_message_that_found_the_queue_full_is_said_again(
+    folder: DataFolder, locks: FlockUploadLocks, others: FlockUploadLocks
+) -> None:
+    upload_id, held = new_id(), asyncio.Event()
+    writer = asyncio.create_task(stall(locks.hold_for_writing(upload_id, wait_seconds=1), held))
+    await held.wait()
+    newcomer = others.hold_for_writing(upload_id, wait_seconds=15)
+    fill_queues(folder.root / "run")  # which nobody empties up to our first wait
+    async with newcomer:
+        assert not newcomer.is_asked_to_stop
+    assert await writer == "asked"
+
+
+def fill_queues(run: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.settimeout(0)
+        descriptor = os.open(run, os.O_RDONLY)
+        for path in run.glob("locks-*"):
+            with suppress(BlockingIOError):
+                while True:
+                    sender.sendto(b"", f"/proc/self/fd/{descriptor}/{path.name}")
+        os.close(descriptor)
+
+
+async def test_who_waits_and_asks_again_does_not_stop_a_newer_one(
+    locks: FlockUploadLocks, others: FlockUploadLocks
+) -> None:
+    upload_id = new_id()
+    older = others.hold_for_writing(upload_id, wait_seconds=0.8)
+    async with locks.hold_for_writing(upload_id, wait_seconds=0) as newer:
+        with pytest.raises(UploadLocked):
+            await older.__aenter__()
+        assert not newer.is_asked_to_stop
+
+
+async def test_who_is_asked_while_it_waits_gives_up_at_once(
+    locks: FlockUploadLocks, others: FlockUploadLocks
+) -> None:
+    """It would only keep the newer one waiting, to write nothing then."""
+    upload_id = new_id()
+    older = others.hold_for_writing(upload_id, wait_seconds=60)
+    async with locks.hold(upload_id, wait_seconds=0):
+        waiting = asyncio.create_task(older.__aenter__())
+        await asyncio.sleep(0.1)
+        newer = asyncio.create_task(locks.hold_for_writing(upload_id, wait_seconds=60).__aenter__())
+        async with asyncio.timeout(15):
+            with pytest.raises(UploadLocked):
+                await waiting
+        assert not newer.done()
+    await (await newer).__aexit__(None, None, None)
+
+
+async def test_a_socket_whose_folder_was_replaced_is_made_anew(
+    folder: DataFolder, locks: FlockUploadLocks, others: FlockUploadLocks
+) -> None:
+    run, upload_id, held = folder.root / "run", new_id(), asyncio.Event()
+    writer = asyncio.create_task(stall(locks.hold_for_writing(upload_id, wait_seconds=1), held))
+    await held.wait()
+    run.rename(folder.root / "run-of-before")
+    async with others.hold_for_writing(upload_id, wait_seconds=15):
+        pass
+    assert await writer == "asked"
+    assert len(list(run.glob("locks-*"))) == 2
 
 
 @pytest.mark.parametrize("name", ["..", "x", "a/b", ""])

@@ -12,6 +12,7 @@ from app.settings import Settings, SettingsError, variables
 OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "HOST": ("::1", "::1"),
     "PORT": ("0", 0),
+    "PROCESSES": ("4", 4),
     "ROOT_PATH": ("/tide/", "/tide"),
     "PUBLIC_URL": ("https://Video.example.org/", "https://video.example.org"),
     "TRUSTED_PROXIES": ("10.0.0.5, 172.16.0.0/12", ("10.0.0.5", "172.16.0.0/12")),

@@ -1,37 +1,35 @@
 """One writer per upload: flock on its data file, and datagrams that ask a holder to let go.
 
 Every process listens on a socket of its own under ``run/``. A newcomer tells all the sockets it finds
-there which upload it wants; the process that holds it tells its request to stop. The lock itself is
-the kernel's, so it never survives its process. Nothing blocks: attempts are LOCK_NB, and who waits is
+there which upload it wants and since when; the process that holds it tells its request to stop. It
+says so again while it waits: a queue may be full, a socket gone for a moment. The lock itself is the
+kernel's, so it never survives its process. Nothing blocks: attempts are LOCK_NB, and who waits is
 woken by a release in its own process, else looks again every 50 ms.
 """
 
 import asyncio
 import fcntl
 import os
-import secrets
-import socket
 import stat
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Self
 
 import structlog
 
 from app.domain.errors import StorageFailed, UploadLocked
 from app.domain.ids import is_id
-from app.domain.layout import RUN, upload_path
+from app.domain.layout import upload_path
 from app.infrastructure.storage.local import translated_errors
+from app.infrastructure.storage.lock_messages import LockMessages
 from app.infrastructure.storage.paths import DataFolder
 
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.05
-_SOCKET_PREFIX = "locks-"
-_SOCKET_SUFFIX = ".sock"
-_ID_BYTES = 32
-_FD_FOLDER = Path("/proc/self/fd")
+ASK_SECONDS = 0.25
+"""How often who waits says again what it wants."""
 # Not blocking: to open a pipe that somebody put there would wait for its other end.
 _SAFE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _LOOK = os.O_RDONLY | _SAFE
@@ -46,29 +44,17 @@ class FlockUploadLocks:
 
     def __init__(self, folder: DataFolder) -> None:
         self.folder = folder
-        self._name = f"{_SOCKET_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{_SOCKET_SUFFIX}"
-        self._socket: socket.socket | None = None
+        self._messages = LockMessages(folder, self._on_wish)
         self._holders: dict[str, list[FlockHold]] = {}
         self._waiting: dict[str, list[FlockHold]] = {}
 
     async def start(self) -> None:
-        """Begin to listen, and clear away the sockets of processes that are gone."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        listener.settimeout(0)
-        with translated_errors("listening for other processes"), _run_folder(self.folder) as run:
-            listener.bind(f"{run}/{self._name}")
-        self._socket = listener
-        asyncio.get_running_loop().add_reader(listener.fileno(), self._on_datagram)
-        self._tell_others(b"")
+        """Begin to listen to other processes, and clear away what dead ones left."""
+        self._messages.start()
 
     async def close(self) -> None:
         """Stop listening. Holds that are still there end with their requests."""
-        if self._socket is None:
-            return
-        asyncio.get_running_loop().remove_reader(self._socket.fileno())
-        self._socket.close()
-        self._socket = None
-        (self.folder.root / RUN / self._name).unlink(missing_ok=True)
+        self._messages.close()
 
     def hold(self, upload_id: str, *, wait_seconds: float) -> "FlockHold":
         """Stop a writer and hold the upload; with ``wait_seconds`` 0 a writer is left in peace."""
@@ -100,8 +86,8 @@ class FlockUploadLocks:
 
     def ask(self, hold: "FlockHold") -> None:
         """Tell whoever writes or waits to write that ``hold`` is newer."""
-        self._ask_ours(hold.upload_id, waiting=False)
-        self._tell_others(hold.upload_id.encode("ascii"))
+        self._ask_ours(hold.upload_id, hold.since, waiting=False)
+        self._messages.tell(hold.upload_id, hold.since)
 
     def enter(self, hold: "FlockHold") -> None:
         self._holders.setdefault(hold.upload_id, []).append(hold)
@@ -121,52 +107,18 @@ class FlockUploadLocks:
     def is_newest(self, hold: "FlockHold") -> bool:
         return self._waiting[hold.upload_id][-1] is hold
 
-    def _ask_ours(self, upload_id: str, *, waiting: bool) -> None:
-        for hold in self._holders.get(upload_id, ()):
-            hold.ask_to_stop()
+    def _ask_ours(self, upload_id: str, since: int, *, waiting: bool) -> None:
+        """Ask those to stop that came before ``since``; a later one asks us."""
+        asked = [*self._holders.get(upload_id, ())]
         if waiting:
-            for hold in self._waiting.get(upload_id, ()):
+            asked += self._waiting.get(upload_id, ())
+        for hold in asked:
+            if hold.since < since:
                 hold.ask_to_stop()
 
-    def _on_datagram(self) -> None:
-        if self._socket is None:
-            return
-        with suppress(OSError):
-            while True:
-                message = self._socket.recv(_ID_BYTES + 1)
-                upload_id = message.decode("ascii", "replace")
-                if is_id(upload_id):
-                    # Another process has a newer request: those that wait here come after it, and
-                    # write nothing should they get the lock first.
-                    self._ask_ours(upload_id, waiting=True)
-
-    def _tell_others(self, message: bytes) -> None:
-        """Send ``message`` to every other process; what nobody listens to any more is removed."""
-        # A folder or socket that cannot be used leaves the polling, which needs neither.
-        with (
-            suppress(OSError),
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender,
-            _run_folder(self.folder) as run,
-        ):
-            sender.settimeout(0)
-            for entry in (self.folder.root / RUN).iterdir():
-                is_ours = entry.name.startswith(_SOCKET_PREFIX) and entry.suffix == _SOCKET_SUFFIX
-                # A link would lead the message, and what removes a dead socket, somewhere else.
-                if not is_ours or entry.name == self._name or not _is_socket(entry):
-                    continue
-                try:
-                    sender.sendto(message, f"{run}/{entry.name}")
-                except ConnectionRefusedError:
-                    entry.unlink(missing_ok=True)
-                except OSError as error:
-                    log.debug("lock.message_lost", socket=entry.name, error=str(error))
-
-
-def _is_socket(path: Path) -> bool:
-    try:
-        return stat.S_ISSOCK(path.lstat().st_mode)
-    except FileNotFoundError:
-        return False
+    def _on_wish(self, upload_id: str, since: int) -> None:
+        # Those that wait here come after a newer request elsewhere too.
+        self._ask_ours(upload_id, since, waiting=True)
 
 
 class FlockHold:
@@ -176,6 +128,8 @@ class FlockHold:
         self, locks: FlockUploadLocks, upload_id: str, wait_seconds: float, *, writes: bool
     ) -> None:
         self.upload_id = upload_id
+        self.since = time.monotonic_ns()
+        """When it came: one clock for all processes of the machine."""
         self._locks = locks
         self._wait_seconds = wait_seconds
         self._writes = writes
@@ -208,6 +162,7 @@ class FlockHold:
         if not self._writes:
             return
         self._asked = True
+        self.wake()
         if self._wait_limit is not None and not self._wait_limit.expired():
             self._wait_limit.reschedule(asyncio.get_running_loop().time())
 
@@ -229,18 +184,10 @@ class FlockHold:
             self._locks.leave(self)
 
     async def _wait(self) -> None:
-        self._locks.ask(self)
         self._locks.wait(self)
         try:
             async with asyncio.timeout(self._wait_seconds):
-                while True:
-                    self._woken.clear()
-                    # Of those that wait here, the newest goes first; the others get their turn.
-                    if self._locks.is_newest(self) and self._try():
-                        return
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(POLL_SECONDS):
-                            await self._woken.wait()
+                await self._contend()
         except TimeoutError as error:
             raise UploadLocked(
                 "Another request writes this upload and did not let go in time.",
@@ -248,6 +195,24 @@ class FlockHold:
             ) from error
         finally:
             self._locks.stop_waiting(self)
+
+    async def _contend(self) -> None:
+        """Return once the lock is ours. Raises UploadLocked when a newer request elsewhere wants it."""
+        ask_at = 0.0
+        while True:
+            self._woken.clear()
+            if self._asked:
+                # It would write nothing, and only keep the newer one waiting.
+                raise UploadLocked("A newer request took over this upload.", retry_after_seconds=1)
+            if time.monotonic() >= ask_at:
+                ask_at = time.monotonic() + ASK_SECONDS
+                self._locks.ask(self)
+            # Of those that wait here, the newest goes first; the others get their turn.
+            if self._locks.is_newest(self) and self._try():
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._woken.wait()
 
     def _try(self) -> bool:
         """Take the lock if it is free. Creates the file when there is none to lock."""
@@ -289,6 +254,10 @@ class FlockHold:
         except OSError as error:
             log.warning("lock.cleanup_failed", upload_id=self.upload_id, error=str(error))
         finally:
+            # Said, and not left to the last copy of the descriptor: a child that is just being
+            # forked has one until it becomes another program.
+            with suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
 
@@ -337,21 +306,3 @@ def _remove(holds: dict[str, list[FlockHold]], hold: FlockHold) -> None:
         holds[hold.upload_id] = left
     else:
         holds.pop(hold.upload_id, None)
-
-
-class _run_folder:  # noqa: N801  reads as a function
-    """The folder of the sockets by a short name: a socket's address has room for 107 bytes only."""
-
-    def __init__(self, folder: DataFolder) -> None:
-        self._path = folder.root / RUN
-        self._fd = -1
-
-    def __enter__(self) -> str:
-        if not _FD_FOLDER.is_dir():
-            return str(self._path)
-        self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        return f"{_FD_FOLDER}/{self._fd}"
-
-    def __exit__(self, *exc: object) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
