@@ -2,18 +2,26 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import httptools
 from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from app.api.body_reader import SIZES, BodyReader, BufferPool, Parent
 
 EXTENSION = "tidemill.connection"
 SENT_BYTES = "tidemill.sent_bytes"
 """In a message of a body: how many bytes of it went past ASGI, for whoever counts them."""
 _DISK_READS = "tidemill.disk_reads"
+_BUFFERS = "tidemill.buffers"
 DISK_READERS = 3
 """Threads of the server that downloads may keep busy with a slow disk: uploads use them too."""
+
+LEAST_LENT = 2 * SIZES[0]
+"""Bytes of a body that have to be still to come for the fast path."""
 
 Listener = Callable[[], None]
 
@@ -65,10 +73,16 @@ class Connection:
     ``number``: which of the wire's requests this is, from 1.
     """
 
-    def __init__(self, wire: Wire, cycle: RequestResponseCycle) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        cycle: RequestResponseCycle,
+        lend: Callable[[], BodyReader | None] = lambda: None,
+    ) -> None:
         self.wire = wire
         self.number = wire.requests
         self._cycle = cycle
+        self._lend = lend
 
     @property
     def flow(self) -> FlowControl:
@@ -83,6 +97,15 @@ class Connection:
         socket = transport.get_extra_info("socket")
         number = socket.fileno() if socket is not None else -1
         return number if number >= 0 else None
+
+    def read_past_parser(self) -> BodyReader | None:
+        """Return a reader of what is still to come of the body, which ``receive`` then tells nothing
+        of; None where it has to go the plain way.
+
+        For a request that has received what had come before. A chunked body needs the parser, as
+        TLS needs its layer; and the end of a small body is not worth it.
+        """
+        return None if self.socket_number is None else self._lend()
 
     def take_rest(self) -> tuple[bytes, bool]:
         """Return the bytes that had arrived when the client left, and whether they were the last.
@@ -109,24 +132,30 @@ class Connection:
         self.wire.transport.abort()
 
 
-class OfferConnection(HttpToolsProtocol):
+class OfferConnection(HttpToolsProtocol, Parent):
     """A uvicorn protocol that offers each request its ``Connection``. On other servers, or with
-    another protocol, one goes without: stored files are read and sent piece by piece, and the tus
-    app answers 423 where it would hang up.
+    another protocol, one goes without: stored files are read and sent piece by piece, bodies come
+    through ``receive``, and the tus app answers 423 where it would hang up.
     """
+
+    lends_bodies = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._wire: Wire | None = None
         self._running: RequestResponseCycle | None = None
+        self._reader: BodyReader | None = None
+        self._body_seen = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         # One for the whole server: its state is what all its connections share.
         reads = self.app_state.setdefault(_DISK_READS, asyncio.Semaphore(DISK_READERS))
+        self.app_state.setdefault(_BUFFERS, BufferPool())
         self._wire = Wire(transport, reads)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._reader = None
         super().connection_lost(exc)
         # uvicorn (0.54) tells the last request only, not the one before it that is being answered.
         if self._running is not None and not self._running.response_complete:
@@ -145,11 +174,90 @@ class OfferConnection(HttpToolsProtocol):
         super().on_headers_complete()
         if self.cycle is not before and self._wire is not None:
             extensions: dict[str, Any] = self.cycle.scope.setdefault("extensions", {})
-            extensions[EXTENSION] = Connection(self._wire, self.cycle)
+            extensions[EXTENSION] = Connection(
+                self._wire, self.cycle, partial(self._lend, self.cycle)
+            )
+            self._body_seen = 0
+
+    def on_body(self, body: bytes) -> None:
+        self._body_seen += len(body)
+        super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        if self._reader is not None:
+            self._reader.detach()
+        super().on_response_complete()
+
+    def _lend(self, cycle: RequestResponseCycle) -> BodyReader | None:
+        """Let the rest of the body of ``cycle`` be read past the parser."""
+        is_present = self.cycle is cycle and cycle.more_body and not cycle.body
+        if not is_present or not self.lends_bodies or cycle.disconnected or cycle.response_complete:
+            return None
+        left = self._announced - self._body_seen
+        if self._reader is not None or left < LEAST_LENT:
+            return None
+        pool: BufferPool = self.app_state[_BUFFERS]
+        self._reader = BodyReader(self, self.transport, left, pool)
+        self.flow.resume_reading()
+        self._reader.attach()
+        return self._reader
+
+    @property
+    def _announced(self) -> int:
+        """The Content-Length of the present request, 0 for a chunked body or none."""
+        headers = dict(self.headers)
+        is_chunked = b"transfer-encoding" in headers
+        return 0 if is_chunked else int(headers.get(b"content-length", b"0"))
+
+    def take_back(self, left: int) -> None:
+        """Have a parser again: the old one still waits for what was read past it."""
+        self._reader = None
+        if left == 0:
+            self.parser = _parser(self)
+            self.on_message_complete()
+            return
+        relay = _Rest(self)
+        self.parser = _parser(relay)
+        self.parser.feed_data(b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % left)
+        relay.is_begun = True
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)
+
+
+class _Rest:
+    """What a parser calls that is told of the rest of a body by a head of its own, which nobody is
+    to hear of; after that rest everything goes on as ever.
+    """
+
+    def __init__(self, protocol: OfferConnection) -> None:
+        self.is_begun = False
+        self.on_body = protocol.on_body
+        self.on_message_complete = protocol.on_message_complete
+        self._protocol = protocol
+
+    def on_message_begin(self) -> None:
+        if self.is_begun:
+            self._protocol.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if self.is_begun:
+            self._protocol.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.is_begun:
+            self._protocol.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self.is_begun:
+            self._protocol.on_headers_complete()
+
+
+def _parser(listener: object) -> httptools.HttpRequestParser:
+    parser = httptools.HttpRequestParser(listener)
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+    return parser
 
 
 def connection_of(scope: Scope) -> Connection | None:

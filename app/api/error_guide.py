@@ -58,8 +58,8 @@ GUIDE: dict[str, Advice] = {
         "Fix the client; `detail` says where reading stopped.",
     ),
     "not_supported": Advice(
-        "A header asks for something that this call does not do, such as `Upload-Concat`,"
-        " `Upload-Checksum`, or `Idempotency-Key` where nothing is made from a JSON body.",
+        "A header asks for something that this call does not do, such as `Idempotency-Key` where"
+        " nothing is made from a JSON body, or a checksum that only follows the body.",
         "Send the request without it.",
     ),
     "invalid_request": Advice(
@@ -123,6 +123,14 @@ GUIDE: dict[str, Advice] = {
     "invalid_metadata": Advice(
         "`Upload-Metadata` cannot be read or is too long.", "Send `key base64` pairs, by commas."
     ),
+    "checksum_algorithm_unsupported": Advice(
+        "`Upload-Checksum` names an algorithm that is not known here; `allowed` lists those that are.",
+        "Use one of them, or leave the header out.",
+    ),
+    "checksum_mismatch": Advice(
+        "The body is not the one that `Upload-Checksum` is of; nothing of it was kept.",
+        "Send the same bytes again, from `Upload-Offset`.",
+    ),
     "offset_mismatch": Advice(
         "`Upload-Offset` is not the number of bytes that are there.",
         "Ask with HEAD and go on from its `Upload-Offset`; tus clients do so by themselves.",
@@ -145,6 +153,15 @@ GUIDE: dict[str, Advice] = {
     ),
     "upload_in_batch": Advice(
         "The upload belongs to a batch and cannot be terminated by itself.", "Delete the batch."
+    ),
+    "upload_is_final": Advice(
+        "A PATCH on an upload that was put together of parts with `Upload-Concat: final`.",
+        "Send the bytes to its parts before, and ask for a final of them.",
+    ),
+    "invalid_parts": Advice(
+        "`Upload-Concat: final` names a `url` that cannot be a part of it; `reason`: `unknown`,"
+        " `not_partial`, `unfinished`, `deleted` or `used` (by another final already).",
+        "Upload the part (again) with `Upload-Concat: partial`, to its end, and name that.",
     ),
     "upload_incomplete": Advice(
         "The bytes were asked for before all of them were there.", "Finish the upload first."

@@ -38,6 +38,7 @@ STATUS: Mapping[Kind, int] = {
     Kind.INVALID: 422,
     Kind.LOCKED: 423,
     Kind.TOO_MANY: 429,
+    Kind.CHECKSUM: 460,
     Kind.INTERNAL: 500,
     Kind.UNAVAILABLE: 503,
     Kind.NO_SPACE: 507,

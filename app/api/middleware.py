@@ -40,8 +40,9 @@ ALLOWED_METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"
 ALLOWED_HEADERS = (
     "Accept, Authorization, Cache-Control, Content-Type, Idempotency-Key, If-Match,"
     " If-Modified-Since, If-None-Match, If-Range, Last-Event-ID, Prefer, Range, Tus-Resumable,"
-    " Upload-Checksum, Upload-Concat, Upload-Defer-Length, Upload-Length, Upload-Metadata,"
-    " Upload-Offset, X-HTTP-Method-Override, X-Request-ID, X-Requested-With"
+    " Upload-Checksum, Upload-Complete, Upload-Concat, Upload-Defer-Length,"
+    " Upload-Draft-Interop-Version, Upload-Length, Upload-Metadata, Upload-Offset,"
+    " X-HTTP-Method-Override, X-Request-ID, X-Requested-With"
 )
 
 

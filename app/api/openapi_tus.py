@@ -8,11 +8,14 @@ from app.api.schemas.problems import ACCESS_ERRORS, problems
 from app.domain.errors import (
     AppError,
     BodyTooLong,
+    ChecksumAlgorithmUnsupported,
+    ChecksumMismatch,
     DatabaseBusy,
     HostNotAllowed,
     InternalError,
     InvalidHeader,
     InvalidMetadata,
+    InvalidParts,
     MethodNotAllowed,
     NoSpace,
     NotReady,
@@ -30,6 +33,7 @@ from app.domain.errors import (
     UploadGone,
     UploadInBatch,
     UploadIncomplete,
+    UploadIsFinal,
     UploadLocked,
     UploadNotFound,
     UploadTooLarge,
@@ -48,6 +52,8 @@ _UNAVAILABLE: tuple[type[AppError], ...] = (DatabaseBusy, NotReady)
 _WRITING: tuple[type[AppError], ...] = (
     *_UNAVAILABLE,
     BodyTooLong,
+    ChecksumAlgorithmUnsupported,
+    ChecksumMismatch,
     NoSpace,
     NotSupported,
     OffsetMismatch,
@@ -100,6 +106,18 @@ _METADATA = _header(
     "Upload-Metadata",
     "`key base64` pairs by commas. Known: filename, filetype, session, order; others are kept.",
     "filename Y2xpcC5tcDQ=,filetype dmlkZW8vbXA0",
+)
+_CHECKSUM = _header(
+    "Upload-Checksum",
+    "An algorithm of Tus-Checksum-Algorithm and the digest of this body in Base64. A body that comes"
+    " to another is refused with 460, and nothing of it is kept.",
+    "sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=",
+)
+_CONCAT = _header(
+    "Upload-Concat",
+    "`partial` makes a part of a file, which completes nothing. `final;` and the addresses of whole"
+    " parts, by spaces, make the file of them; it has no length and no body of its own.",
+    "partial",
 )
 _FINISHED = {
     "Tidemill_Upload": f"The upload's id, such as {EXAMPLE_UPLOAD}.",
@@ -160,6 +178,7 @@ _OPTIONS_RESPONSES: dict[int | str, dict[str, Any]] = {
             Tus_Version="All versions that are spoken.",
             Tus_Extension="The extensions that work.",
             Tus_Max_Size="The largest upload in bytes.",
+            Tus_Checksum_Algorithm="What Upload-Checksum may name.",
         ),
     }
 }
@@ -183,7 +202,7 @@ TUS_PATHS: dict[str, Any] = {
                 "Makes an upload and says where it is. Name a session in Upload-Metadata to put it"
                 " there; without one it gets a session of its own and becomes a batch by itself. The"
                 " first bytes may come along in the body.",
-                [_VERSION, _LENGTH, _DEFER, _METADATA, _OVERRIDE],
+                [_VERSION, _LENGTH, _DEFER, _METADATA, _CHECKSUM, _CONCAT, _OVERRIDE],
                 {
                     201: {
                         "description": "Created.",
@@ -198,6 +217,7 @@ TUS_PATHS: dict[str, Any] = {
                 *_BASIC,
                 *_WRITING,
                 InvalidMetadata,
+                InvalidParts,
                 UploadTooLarge,
                 SessionNotFound,
                 SessionGone,
@@ -229,8 +249,9 @@ TUS_PATHS: dict[str, Any] = {
                     200: {
                         "description": "How far it is.",
                         "headers": _returned(
-                            Upload_Offset="Bytes that are stored.",
+                            Upload_Offset="Bytes that are stored; not while a final is being made.",
                             Upload_Length="Bytes in all, once known.",
+                            Upload_Concat="Of parts and finals, as it was sent.",
                             Upload_Metadata="As it was sent, byte for byte.",
                             Upload_Expires="On unfinished uploads.",
                             **_FINISHED,
@@ -248,7 +269,7 @@ TUS_PATHS: dict[str, Any] = {
                 "Send bytes",
                 "Stores the body at Upload-Offset, which must be where the upload ends. A refused"
                 " PATCH has written nothing. The newest of two writers wins.",
-                [_ID, _VERSION, _OFFSET, _LENGTH],
+                [_ID, _VERSION, _OFFSET, _LENGTH, _CHECKSUM],
                 {
                     204: {
                         "description": "Stored.",
@@ -263,6 +284,7 @@ TUS_PATHS: dict[str, Any] = {
                 *_WRITING,
                 UploadNotFound,
                 UploadGone,
+                UploadIsFinal,
                 UploadTooLarge,
             ),
             "The bytes from Upload-Offset on.",

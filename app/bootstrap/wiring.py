@@ -143,6 +143,7 @@ def _uploads(core: _Core, completion: CompletionService) -> UploadService:
         metrics=stores.metrics,
         disposal=core.disposal,
         completion=completion,
+        copier=stores.copier,
         policy=core.uploads,
     )
 

@@ -35,6 +35,7 @@ class Kind(Enum):
     MISDIRECTED = "misdirected"
     INVALID = "invalid"
     LOCKED = "locked"
+    CHECKSUM = "checksum"
     TOO_MANY = "too_many"
     INTERNAL = "internal"
     UNAVAILABLE = "unavailable"
@@ -162,6 +163,19 @@ class InvalidMetadata(AppError):
     code, kind, title = "invalid_metadata", Kind.MALFORMED, "Invalid Upload-Metadata"
 
 
+class ChecksumAlgorithmUnsupported(AppError):
+    """``extra["allowed"]`` lists the names of those that are known."""
+
+    code, kind = "checksum_algorithm_unsupported", Kind.MALFORMED
+    title = "Unknown checksum algorithm"
+
+
+class ChecksumMismatch(AppError):
+    """A body is not the one its Upload-Checksum is of; none of it was kept."""
+
+    code, kind, title = "checksum_mismatch", Kind.CHECKSUM, "The checksum does not match"
+
+
 class OffsetMismatch(AppError):
     """Upload-Offset is not the number of bytes that are there; ask HEAD and go on from its answer."""
 
@@ -194,6 +208,20 @@ class TemporarilyUnavailable(AppError):
 
 class UploadInBatch(AppError):
     code, kind, title = "upload_in_batch", Kind.FORBIDDEN, "The upload belongs to a batch"
+
+
+class UploadIsFinal(AppError):
+    """A final upload is made of its parts (tus: concatenation); no bytes can be sent to it."""
+
+    code, kind, title = "upload_is_final", Kind.FORBIDDEN, "The upload is made of its parts"
+
+
+class InvalidParts(AppError):
+    """Upload-Concat names something that is no whole part of the caller's, or too much of it;
+    ``extra`` has the ``url`` and ``reason``: unknown, not_partial, unfinished, deleted, used.
+    """
+
+    code, kind, title = "invalid_parts", Kind.INVALID, "The parts cannot be put together"
 
 
 class UploadIncomplete(AppError):

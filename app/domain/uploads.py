@@ -24,6 +24,10 @@ class UploadKind(StrEnum):
     FINAL = "final"
 
 
+PARTIAL = UploadKind.PARTIAL.value
+"""What Upload-Concat says of every part."""
+
+
 class FsyncMode(StrEnum):
     """When bytes are made durable: at the end of each PATCH, at completion, or never."""
 

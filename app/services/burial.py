@@ -71,18 +71,54 @@ def bury_upload(
     tx: Transaction, upload: Upload, *, reason: Reason, sweep: SweepName | None, now: datetime
 ) -> list[str]:
     """Bury one upload; its writer must have been stopped. Returns its path."""
-    burial = _Burial(reason, sweep, now)
+    parent_id = upload.batch_id or upload.session_id
+    return _bury_upload(tx, upload, _Burial(reason, sweep, now), parent_id)
+
+
+def bury_part(tx: Transaction, part: Upload, final: Upload, *, now: datetime) -> list[str]:
+    """Bury a part whose bytes are in its final. Returns its path."""
+    return _bury_upload(tx, part, _Burial(Reason.CONCATENATED, None, now), final.id)
+
+
+def bury_with_own_session(
+    tx: Transaction, upload: Upload, *, reason: Reason, now: datetime
+) -> list[str]:
+    """Bury one upload, and the session with it that was made for it alone: nobody knows of that.
+    Returns its path.
+    """
+    session = tx.sessions.find(upload.session_id) if upload.session_id else None
+    if session is not None and session.implicit:
+        return bury_session(tx, session, reason=reason, sweep=None, now=now)
+    return bury_upload(tx, upload, reason=reason, sweep=None, now=now)
+
+
+def _bury_upload(
+    tx: Transaction, upload: Upload, burial: _Burial, parent_id: str | None
+) -> list[str]:
     if not tx.uploads.delete(upload.id):
         return []
     tx.tombstones.put(
         burial.tombstone(
             upload,
             ThingKind.UPLOAD,
-            parent_id=upload.batch_id or upload.session_id,
+            parent_id=parent_id,
             size_bytes=upload.recorded_offset if upload.length is None else upload.length,
             completed_at=upload.completed_at,
         )
     )
+    return [burial.release(tx, upload_path(upload.id), ThingKind.UPLOAD.value, upload.owner)]
+
+
+def withdraw_upload(tx: Transaction, upload: Upload, *, now: datetime) -> list[str]:
+    """Undo a creation that nobody was told of, with the session made for it: no tombstone. Returns
+    its path.
+    """
+    session = tx.sessions.find(upload.session_id) if upload.session_id else None
+    if not tx.uploads.delete(upload.id):
+        return []
+    if session is not None and session.implicit:
+        tx.sessions.delete(session.id)
+    burial = _Burial(Reason.TERMINATED, None, now)
     return [burial.release(tx, upload_path(upload.id), ThingKind.UPLOAD.value, upload.owner)]
 
 

@@ -1,10 +1,11 @@
 """The SHA-256 of completed uploads, by a pass in the background that is in nobody's way."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import takewhile
 
 import structlog
 
@@ -12,7 +13,7 @@ from app.domain import layout
 from app.domain.errors import AppError, NotReady
 from app.domain.uploads import Upload
 from app.services.cancellation import uninterrupted
-from app.services.ports import Clock, Database, Digests, Files
+from app.services.ports import Clock, Database, Digest, Digests, Files, Transaction
 
 log = structlog.get_logger(__name__)
 
@@ -22,19 +23,25 @@ RENEW_SECONDS = 8.0
 LOOK_SECONDS = 2.0
 """How often the table is looked at when nothing was left to do."""
 LOOK_AT = 50
+SMALL_BYTES = 64 * 1024
+"""Files up to this size are measured several at a time: their rows would cost more than they do."""
 TRY_AGAIN_AFTER = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
 class ChecksumPace:
-    """``look_seconds``: between looks for work. ``renew_seconds``: between renewals of the lease."""
+    """``look_seconds``: between looks for work. ``renew_seconds``: between renewals of the lease.
+    ``together``: how many small files at most are measured in one step.
+    """
 
     look_seconds: float = LOOK_SECONDS
     renew_seconds: float = RENEW_SECONDS
+    together: int = LOOK_AT
 
 
 class Checksums:
-    """Measures one completed upload after the other, oldest first, in one process of all.
+    """Measures one completed upload after the other, oldest first, in one process of all; small ones
+    in a row are one step.
 
     A crash at any point loses nothing: what has no digest is found again. ``holder`` names this
     process in the lease; losing the lease harms nothing, since a digest is the same for everyone.
@@ -72,22 +79,26 @@ class Checksums:
                 await asyncio.sleep(self._pace.look_seconds)
 
     async def measure_next(self) -> bool:
-        """Measure one upload, if there is one and no other process does it; whether it was tried."""
-        upload = await self._find()
-        if upload is None or not await self._lead():
+        """Do one step, if there is one and no other process does it; whether it was tried."""
+        uploads = await self._find()
+        if not uploads or not await self._lead():
             return False
         async with self._leading():
-            await self._measure(upload)
+            measured = [(each.id, await self._measure(each)) for each in uploads]
+            await self._keep([(each, digest) for each, digest in measured if digest])
         return True
 
-    async def _find(self) -> Upload | None:
+    async def _find(self) -> list[Upload]:
+        """Return the oldest, and small ones that follow a small one."""
         now = self._clock.now()
         self._try_again_at = {k: at for k, at in self._try_again_at.items() if at > now}
         limit = LOOK_AT + len(self._try_again_at)
         found = await self._db.read(lambda tx: tx.uploads.list_without_digest(limit))
-        return next((each for each in found if each.id not in self._try_again_at), None)
+        due = [each for each in found if each.id not in self._try_again_at]
+        small = list(takewhile(_is_small, due[: self._pace.together]))
+        return small or due[:1]
 
-    async def _measure(self, upload: Upload) -> None:
+    async def _measure(self, upload: Upload) -> Digest | None:
         try:
             digest = await self._digests.of(self._files.absolute(layout.upload_path(upload.id)))
         except NotReady:
@@ -95,12 +106,21 @@ class Checksums:
         except AppError as error:
             # Deleted meanwhile, most likely; else the disk has trouble that others report.
             self._postpone(upload, error.code)
-            return
+            return None
         if digest.size_bytes != upload.length:
             self._postpone(upload, "wrong_size")
-            return
-        await self._db.write(lambda tx: tx.uploads.set_sha256(upload.id, digest.sha256))
-        log.info("upload.digested", upload_id=upload.id, size_bytes=digest.size_bytes)
+            return None
+        return digest
+
+    async def _keep(self, measured: Sequence[tuple[str, Digest]]) -> None:
+        def keep(tx: Transaction) -> None:
+            for upload_id, digest in measured:
+                tx.uploads.set_sha256(upload_id, digest.sha256)
+
+        if measured:
+            await self._db.write(keep)
+        for upload_id, digest in measured:
+            log.info("upload.digested", upload_id=upload_id, size_bytes=digest.size_bytes)
 
     def _postpone(self, upload: Upload, code: str) -> None:
         self._try_again_at[upload.id] = self._clock.now() + TRY_AGAIN_AFTER
@@ -135,3 +155,7 @@ class Checksums:
                 await self._lead()
             except AppError as error:
                 log.warning("checksums.lease_not_renewed", code=error.code)
+
+
+def _is_small(upload: Upload) -> bool:
+    return (upload.length or 0) <= SMALL_BYTES

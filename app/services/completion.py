@@ -9,11 +9,19 @@ import structlog
 from app.domain.errors import UploadGone, UploadIncomplete, UploadNotFound
 from app.domain.jobs import JobPolicy
 from app.domain.sessions import SessionPolicy
-from app.domain.tombstones import ThingKind
-from app.domain.uploads import FsyncMode, Upload, UploadStatus, complete, trusted_offset
+from app.domain.tombstones import Reason, ThingKind
+from app.domain.uploads import (
+    FsyncMode,
+    Upload,
+    UploadKind,
+    UploadStatus,
+    complete,
+    trusted_offset,
+)
 from app.services.absence import as_gone
 from app.services.batch_follow_up import follow_up
 from app.services.batching import BatchMade, OperationLookup, make_batch
+from app.services.burial import bury_part, bury_with_own_session
 from app.services.disposal import Disposal
 from app.services.ports import (
     Clock,
@@ -39,10 +47,14 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
+    """``paths``: what is to be deleted now. ``is_lost``: a final could not be completed, and ended."""
+
     completion: Completion
     upload: Upload
     made: BatchMade | None
     is_new: bool
+    paths: tuple[str, ...] = ()
+    is_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +86,12 @@ class CompletionService:
         here: a present writer is asked to stop and raises UploadLocked when it has not let go after
         ``wait_seconds`` (0: it is left in peace). ``synced``: its bytes are durable already.
         Raises UploadNotFound, UploadGone, UploadIncomplete, NoSpace, StorageFailed, DatabaseBusy. A
-        repeat is harmless.
+        repeat is harmless. A part is never complete, and a final takes its parts along: without all
+        of them it ends and is gone.
         """
         upload = await self.db.read(lambda tx: _find(tx, upload_id)) if held is None else held
+        if upload.kind is UploadKind.PARTIAL:
+            raise UploadIncomplete("The upload is a part: it is complete as a part of its final.")
         if upload.status is UploadStatus.COMPLETED:
             return await self.find(upload)
         if held is not None:
@@ -118,8 +133,18 @@ class CompletionService:
             finally:
                 await writer.close()
         outcome = await self.db.write(lambda tx: self._record(tx, upload.id))
+        if outcome.is_lost:
+            await self._give_up(outcome)
         await self._follow_up(outcome)
         return outcome.completion
+
+    async def _give_up(self, outcome: _Outcome) -> None:
+        """Tell of a final that ended for want of its parts: raises UploadGone."""
+        upload = outcome.upload
+        self.metrics.count("upload_finished_total", outcome=Reason.SUPERSEDED.value)
+        log.info("upload.parts_missing", upload_id=upload.id, parts=len(upload.parts))
+        await self.disposal.settle(outcome.paths)
+        await self.db.read(lambda tx: _find(tx, upload.id))
 
     def _check_whole(self, upload: Upload) -> None:
         size = self.store.size(upload.id)
@@ -135,14 +160,20 @@ class CompletionService:
         upload = _find(tx, upload_id)
         if upload.status is UploadStatus.COMPLETED:
             return _Outcome(completion_of(tx, upload), upload, None, is_new=False)
+        parts = find_parts(tx, upload)
+        if parts is None:
+            nothing = Completion(upload_id, None, ())
+            paths = bury_with_own_session(tx, upload, reason=Reason.SUPERSEDED, now=now)
+            return _Outcome(nothing, upload, None, is_new=False, paths=tuple(paths), is_lost=True)
         done = self._mark(tx, upload, now)
+        paths = [path for part in parts for path in bury_part(tx, part, done, now=now)]
         made = self._make_batch(tx, done)
         completion = Completion(
             upload_id,
             made.batch.id if made else None,
             tuple(job.id for job in made.jobs) if made else (),
         )
-        return _Outcome(completion, done, made, is_new=True)
+        return _Outcome(completion, done, made, is_new=True, paths=tuple(paths))
 
     def _record_together(self, tx: Transaction, uploads: Sequence[Upload]) -> list[_Outcome]:
         """Mark all but the last, which makes the batch: a session is looked through once, not often."""
@@ -195,15 +226,27 @@ class CompletionService:
             job_ids=list(completion.job_ids),
             length=outcome.upload.length,
         )
-        if made is None:
-            return
-        await follow_up(
-            made,
-            queue=self.queue,
-            locks=self.locks,
-            disposal=self.disposal,
-            metrics=self.metrics,
-        )
+        if made is not None:
+            await follow_up(
+                made,
+                queue=self.queue,
+                locks=self.locks,
+                disposal=self.disposal,
+                metrics=self.metrics,
+            )
+        if outcome.paths:
+            ended = Reason.CONCATENATED.value
+            self.metrics.count("upload_finished_total", len(outcome.paths), outcome=ended)
+            await self.disposal.settle(outcome.paths)
+
+
+def find_parts(tx: Transaction, upload: Upload) -> list[Upload] | None:
+    """Return the rows of a final's parts, each once, none for an upload by itself; None when not all
+    of them are there any more.
+    """
+    found = [tx.uploads.find(part_id) for part_id in dict.fromkeys(upload.parts)]
+    parts = [part for part in found if part is not None and part.kind is UploadKind.PARTIAL]
+    return parts if len(parts) == len(found) else None
 
 
 def completion_of(tx: Transaction, upload: Upload) -> Completion:

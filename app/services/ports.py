@@ -97,7 +97,7 @@ class UploadRows(Protocol):
 
     def unwritten_bytes(self) -> int:
         """Sum of length minus recorded offset over receiving uploads of known length; and, of parts,
-        their length once more: their final is made beside them.
+        their length once more: their final is made beside them, and needs no promise of its own.
         """
         ...
 
@@ -598,8 +598,10 @@ class UploadWriter(Protocol):
         """The offset after everything that is in the file."""
         ...
 
-    async def write(self, chunk: bytes) -> None:
-        """Accept the next bytes; they are in the file shortly after, in large pieces."""
+    async def write(self, chunk: bytes | memoryview) -> None:
+        """Accept the next bytes; they are in the file shortly after, in large pieces. Those of a
+        memoryview are in it at once: what it shows may change afterwards.
+        """
         ...
 
     async def settle(self) -> None:
@@ -636,6 +638,20 @@ class UploadBytes(Protocol):
 
     async def open(self, upload_id: str, offset: int) -> UploadWriter:
         """Open the file for writing at ``offset``, creating it, and cut off what lies behind."""
+        ...
+
+
+class PartCopier(Protocol):
+    """Puts data files of uploads together, by the kernel where it can."""
+
+    async def copy(self, final_id: str, parts: Sequence[tuple[str, int]]) -> None:
+        """Make the file of ``final_id`` the bytes of ``parts`` (id and length in bytes), in their
+        order, and durable unless nothing ever is (``FsyncMode.OFF``). The caller holds them all.
+
+        What the file had is overwritten, and it grows from its beginning to its end: one that has
+        the length of all parts is whole. Raises ``NoSpace`` and ``StorageFailed`` and leaves no
+        bytes then; cancelled, it ends within one piece and leaves none either.
+        """
         ...
 
 

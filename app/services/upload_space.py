@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from app.domain.errors import NoSpace
 from app.domain.layout import upload_path
+from app.domain.uploads import UploadKind
 from app.services.ports import Database, Files, Transaction
 
 T = TypeVar("T")
@@ -83,3 +84,12 @@ class SpaceKeeper:
             lambda tx: tx.uploads.list_receiving(after_id=after, limit=_PAGE)
         )
         return [(upload.id, upload.length, upload.recorded_offset) for upload in found]
+
+
+def room_for(kind: UploadKind, length: int, offset: int = 0) -> int:
+    """Return the bytes to promise to an upload of which ``offset`` are there: a part needs its place
+    and its place in the final, which is made beside it and so is promised none of its own.
+    """
+    if kind is UploadKind.FINAL:
+        return 0
+    return length - offset + (length if kind is UploadKind.PARTIAL else 0)

@@ -1,14 +1,14 @@
 """What services tell of uploads, and what there is to tell of those that are gone."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from app.domain.batches import Batch
-from app.domain.errors import AppError, UploadGone, UploadInBatch, UploadNotFound
+from app.domain.errors import AppError, UploadGone, UploadInBatch, UploadIsFinal, UploadNotFound
 from app.domain.tombstones import BY_RETENTION, Reason, ThingKind, Tombstone
-from app.domain.uploads import Upload, UploadMetadata, UploadStatus, trusted_offset
+from app.domain.uploads import Upload, UploadKind, UploadMetadata, UploadStatus, trusted_offset
 from app.services.absence import absent, as_gone
 from app.services.completion import Completion, then_jobs_of
 from app.services.ports import Transaction, UploadBytes
@@ -16,11 +16,16 @@ from app.services.ports import Transaction, UploadBytes
 
 @dataclass(frozen=True, slots=True)
 class NewUpload:
-    """What a creation asks for. ``length`` in bytes, None while deferred."""
+    """What a creation asks for. ``length`` in bytes, None while deferred; ``concat`` and ``parts`` as
+    in ``Upload``.
+    """
 
     owner: str
     length: int | None
     metadata: UploadMetadata
+    kind: UploadKind = UploadKind.FILE
+    concat: str | None = None
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +53,16 @@ class UploadView:
 @dataclass(frozen=True, slots=True)
 class TusState:
     """What HEAD tells. ``metadata`` is the header as it came, None once retention took the upload;
-    ``completion`` is None while it is unfinished, ``expires_at`` after that.
+    ``completion`` is None while it is unfinished and for parts, ``expires_at`` after that. ``offset``
+    is None for a final that is not put together yet; ``concat`` is the header as it came.
     """
 
-    offset: int
+    offset: int | None
     length: int | None
-    metadata: str | None
-    expires_at: datetime | None
-    completion: Completion | None
+    metadata: str | None = None
+    expires_at: datetime | None = None
+    completion: Completion | None = None
+    concat: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +76,14 @@ class Download:
 
 @dataclass(frozen=True, slots=True)
 class FoundUpload:
-    """The owner's row, or what is kept of it, with the jobs that its batch began with."""
+    """The owner's row, or what is kept of it, with the jobs that its batch began with. ``final``: of a
+    part that went into its final, what there is of that.
+    """
 
     upload: Upload | None
     tombstone: Tombstone | None
     job_ids: tuple[str, ...] = ()
+    final: Upload | Tombstone | None = None
 
 
 def find_upload(tx: Transaction, owner: str, upload_id: str) -> FoundUpload:
@@ -86,8 +96,21 @@ def find_upload(tx: Transaction, owner: str, upload_id: str) -> FoundUpload:
     tombstone = tx.tombstones.find(ThingKind.UPLOAD, upload_id)
     if tombstone is None or tombstone.owner != owner:
         return FoundUpload(None, None)
+    if tombstone.reason is Reason.CONCATENATED and tombstone.parent_id is not None:
+        final_id = tombstone.parent_id
+        final = tx.uploads.find(final_id) or tx.tombstones.find(ThingKind.UPLOAD, final_id)
+        return FoundUpload(None, tombstone, final=final)
     batch_id = tombstone.parent_id if tombstone.reason in BY_RETENTION else None
     return FoundUpload(None, tombstone, then_jobs_of(tx, batch_id) if batch_id else ())
+
+
+def still_told(tombstone: Tombstone, now: datetime, expires_after: timedelta) -> bool:
+    """Whether HEAD still answers for a completed upload that retention took: a client may have lost
+    the last response.
+    """
+    if tombstone.completed_at is None or tombstone.reason not in BY_RETENTION:
+        return False
+    return now < tombstone.completed_at + expires_after
 
 
 def find_with_batch(tx: Transaction, owner: str, upload_id: str) -> tuple[Upload, Batch | None]:
@@ -131,6 +154,12 @@ def gone_for_tus(tombstone: Tombstone | None) -> AppError:
     if tombstone is None or tombstone.reason is Reason.TERMINATED:
         return UploadNotFound("There is no such upload.")
     return as_gone(tombstone, UploadGone)
+
+
+def refuse_final(upload: Upload) -> None:
+    """Raise UploadIsFinal for an upload to which no bytes can be sent."""
+    if upload.kind is UploadKind.FINAL:
+        raise UploadIsFinal("The upload is made of its parts; no bytes can be sent to it.")
 
 
 def refuse_in_batch(upload: Upload) -> None:

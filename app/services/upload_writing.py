@@ -9,9 +9,11 @@ from typing import Protocol
 
 import structlog
 
+from app.domain.checksums import BodyCheck, Checksum
 from app.domain.errors import (
     AppError,
     BodyTooLong,
+    ChecksumMismatch,
     ConflictingUpdate,
     InvalidHeader,
     NoSpace,
@@ -19,10 +21,12 @@ from app.domain.errors import (
     StorageFailed,
     UploadLocked,
 )
-from app.domain.uploads import FsyncMode, Upload, UploadStatus, slide_expiry
+from app.domain.uploads import FsyncMode, Upload, UploadKind, UploadStatus, slide_expiry
+from app.services.cancellation import uninterrupted
 from app.services.completion import Completion
 from app.services.ports import Transaction, UploadWriter, WriterHold
-from app.services.upload_space import Space
+from app.services.upload_checks import add_to, require_right
+from app.services.upload_space import Space, room_for
 from app.services.uploads import UploadService
 
 log = structlog.get_logger(__name__)
@@ -36,8 +40,11 @@ FSYNC=complete too: write-back has begun long ago, and a crash of the machine co
 
 
 class ReadBody(Protocol):
-    def __call__(self) -> Awaitable[bytes | None]:
-        """Return the next bytes of a body, None at its end. Raises BodyInterrupted."""
+    def __call__(self) -> Awaitable[bytes | memoryview | None]:
+        """Return the next bytes of a body, None at its end. Raises BodyInterrupted.
+
+        A memoryview is valid until the next call only.
+        """
         ...
 
 
@@ -64,9 +71,8 @@ async def writing(service: UploadService, upload: Upload) -> AsyncIterator["Writ
     async with service.locks.hold_for_writing(upload.id, wait_seconds=wait) as hold:
         # Only now is it certain what the row says: the one before may have finished or ended it.
         current = await service.find_for_tus(upload.owner, upload.id)
-        is_old = current.boot_id != service.store.boot_id
-        if is_old and current.status is UploadStatus.RECEIVING:
-            current = await service.adopt(current)
+        if service.recovery.is_left_behind(current):
+            current = await service.recovery.adopt(current)
         yield Writing(service, current, hold)
 
 
@@ -79,6 +85,7 @@ class Writing:
         self.upload = upload
         self.offset = service.offset_of(upload)
         self._synced = min(upload.synced_offset, self.offset)
+        self._has_declared = False
 
     @property
     def is_whole(self) -> bool:
@@ -123,35 +130,43 @@ class Writing:
         declared = replace(self.upload, length=length)
 
         def declare(tx: Transaction, space: Space) -> None:
-            space.require(tx, length - self.offset)
+            space.require(tx, room_for(declared.kind, length, self.offset))
             tx.uploads.update(declared, expected=UploadStatus.RECEIVING)
 
         await self._service.space.write(declare)
         self.upload = declared
+        self._has_declared = True
 
-    async def store(self, read: ReadBody) -> None:
-        """Put the body behind what is there. Memory is bounded, and what arrived is kept.
+    async def store(self, read: ReadBody, checksum: Checksum | None = None) -> None:
+        """Put the body behind what is there. Memory is bounded, and what arrived is kept; of a body
+        with a ``checksum`` only the whole, once that was found right.
 
-        Raises BodyInterrupted; UploadLocked when a newer request took over; BodyTooLong after
-        cutting back to where this began; NoSpace and StorageFailed with the true offset.
+        Raises BodyInterrupted; UploadLocked when a newer request took over; BodyTooLong and
+        ChecksumMismatch after cutting back to where this began; NoSpace and StorageFailed with the
+        true offset.
         """
+        check = checksum.begin() if checksum else None
         if self.upload.status is UploadStatus.COMPLETED:
             await self._refuse_bytes(read)
+            require_right(check, self.offset)
             return
         start = self.offset
         writer = await self._service.store.open(self.upload.id, start)
         try:
-            await self._store(read, writer, start)
-        except BodyTooLong:
+            await self._store(read, writer, start, check)
+        except (BodyTooLong, ChecksumMismatch):
             await self._take_back(writer, start)
+            await self._undo_declaration()
             raise
         except (NoSpace, StorageFailed) as error:
-            error.extra["offset"] = writer.written
+            error.extra["offset"] = self._kept(writer)
             log.warning("upload.write_failed", upload_id=self.upload.id, code=error.code)
             raise
         finally:
+            if self.upload.verified_offset is not None:
+                await uninterrupted(self._forget_unverified(writer, start))
             await writer.close()
-            self.offset = writer.written
+            self.offset = self._kept(writer)
             self._service.metrics.count("upload_bytes_received_total", max(0, self.offset - start))
 
     async def complete(self) -> Completion:
@@ -165,26 +180,39 @@ class Writing:
 
     # --- the body --------------------------------------------------------------------------------
 
-    async def _store(self, read: ReadBody, writer: UploadWriter, start: int) -> None:
+    async def _store(
+        self, read: ReadBody, writer: UploadWriter, start: int, check: BodyCheck | None
+    ) -> None:
         try:
-            await self._receive(read, writer, start)
+            await self._receive(read, writer, start, check)
         except (BodyInterrupted, UploadLocked):
-            await writer.settle()
-            with suppress(AppError):  # nobody waits for more than the interruption
-                await self._touch(writer.written)
+            if self.upload.verified_offset is None:
+                await writer.settle()
+                with suppress(AppError):  # nobody waits for more than the interruption
+                    await self._touch(writer.written)
             raise
+        require_right(check, start)
         await writer.settle()
         await self._sync_at_end(writer, start)
-        if writer.written != self.upload.length:
+        if self.upload.verified_offset is not None:
+            await self._confirm(writer.written)
+        elif writer.written != self.upload.length or self.upload.kind is UploadKind.PARTIAL:
             await self._tell(writer.written)
 
-    async def _receive(self, read: ReadBody, writer: UploadWriter, start: int) -> None:
+    async def _receive(
+        self, read: ReadBody, writer: UploadWriter, start: int, check: BodyCheck | None
+    ) -> None:
         limit, clock = self._limit, self._service.clock
         seconds = self._service.policy.read_timeout_seconds
         touch_at = clock.monotonic() + self._touch_every.total_seconds()
         while (chunk := await self._next(read, seconds)) is not None:
             if writer.position + len(chunk) > limit:
                 raise self._too_long(self._limit)
+            if not chunk:
+                continue
+            if check is not None:
+                await self._note_unverified(start)
+                await add_to(check, chunk)
             await writer.write(chunk)
             if clock.monotonic() >= touch_at:
                 await self._touch_while_running(writer, start)
@@ -194,7 +222,7 @@ class Writing:
     def _touch_every(self) -> timedelta:
         return min(TOUCH_EVERY, self._service.policy.expires_after / TOUCHES_PER_LIFE)
 
-    async def _next(self, read: ReadBody, seconds: float) -> bytes | None:
+    async def _next(self, read: ReadBody, seconds: float) -> bytes | memoryview | None:
         try:
             async with self._hold.interruptible(seconds):
                 return await read()
@@ -222,6 +250,47 @@ class Writing:
             f"The body goes past the upload's {limit} bytes; none of it was kept.",
             extra={"offset": self.offset, "length": self.upload.length},
         )
+
+    # --- bodies with a checksum ------------------------------------------------------------------
+
+    async def _note_unverified(self, start: int) -> None:
+        """Say in the row, before the first byte is stored, that only ``start`` bytes count for now."""
+        if self.upload.verified_offset is not None:
+            return
+        # First here: when this is cancelled, nobody knows what the row says.
+        self.upload = replace(self.upload, verified_offset=start)
+        await self._set_verified(start)
+
+    async def _set_verified(self, offset: int | None) -> None:
+        service, upload = self._service, self.upload
+        try:
+            await service.db.write(lambda tx: tx.uploads.set_verified(upload.id, offset))
+        except ConflictingUpdate:
+            await service.find_for_tus(upload.owner, upload.id)
+            raise
+
+    async def _confirm(self, offset: int) -> None:
+        """Have all bytes count. Should the row not answer, nobody knows what it says: what is right
+        stays where it is, and whoever comes next goes by the row.
+        """
+        self.upload = replace(self.upload, verified_offset=None)
+        await self._touch(offset, promised=True, confirms=True)
+
+    async def _forget_unverified(self, writer: UploadWriter, start: int) -> None:
+        """Cut off a body that was not found right, for whatever reason it ended."""
+        try:
+            await self._take_back(writer, start)
+            await self._set_verified(None)
+        except AppError as error:
+            # Nobody counts these bytes, and whoever takes the lock next cuts them off.
+            log.warning("upload.unverified_left", upload_id=self.upload.id, code=error.code)
+            return
+        self.upload = replace(self.upload, verified_offset=None)
+
+    def _kept(self, writer: UploadWriter) -> int:
+        """How many bytes count of those that are in the file."""
+        verified = self.upload.verified_offset
+        return writer.written if verified is None else min(writer.written, verified)
 
     # --- durability and the row ------------------------------------------------------------------
 
@@ -251,6 +320,17 @@ class Writing:
         if self.upload.recorded_offset > start:
             await self._touch(start)
 
+    async def _undo_declaration(self) -> None:
+        """A refused request has written nothing: not the length either that it brought along."""
+        if not self._has_declared:
+            return
+        undone = replace(self.upload, length=None)
+        with suppress(AppError):  # the refusal itself is the news; this length would do no harm
+            await self._service.db.write(
+                lambda tx: tx.uploads.update(undone, expected=UploadStatus.RECEIVING)
+            )
+            self.upload, self._has_declared = undone, False
+
     @property
     def _mode(self) -> FsyncMode:
         return self._service.store.fsync
@@ -262,8 +342,10 @@ class Writing:
         service, upload, now = self._service, self.upload, self._service.clock.now()
         slid = slide_expiry(upload, now, service.policy)
         is_old = max(now - upload.active_at, slid - upload.expires_at) >= self._touch_every
-        if is_old or self._synced != upload.synced_offset:
-            await self._touch(offset, promised=self._mode is FsyncMode.PATCH)
+        # Only a part is told of here when it is whole: nothing completes it.
+        is_whole = offset == upload.length
+        if is_whole or is_old or self._synced != upload.synced_offset:
+            await self._touch(offset, promised=is_whole or self._mode is FsyncMode.PATCH)
         else:
             await service.find_for_tus(upload.owner, upload.id)
 
@@ -271,14 +353,18 @@ class Writing:
         await self._sync(writer, start)
         await self._touch(writer.written)
 
-    async def _touch(self, offset: int, *, promised: bool = False) -> None:
+    async def _touch(self, offset: int, *, promised: bool = False, confirms: bool = False) -> None:
         """Tell the row of activity. Not told is not lost, since the bytes are what counts; unless it
-        was ``promised`` that they outlive the machine, which only the row knows.
+        was ``promised`` that they outlive the machine, which only the row knows. ``confirms``: all
+        bytes were found right.
 
         Raises UploadGone when the upload has ended meanwhile (superseded).
         """
-        service, synced = self._service, self._synced
-        now = service.clock.now()
+        service, upload_id = self._service, self.upload.id
+        verified, synced, now = self.upload.verified_offset, self._synced, service.clock.now()
+        if verified is not None:
+            # Of what may still be cut off, the row says nothing.
+            offset, synced = min(offset, verified), min(synced, verified)
         expires_at = slide_expiry(self.upload, now, service.policy)
         self.upload = replace(
             self.upload,
@@ -287,16 +373,20 @@ class Writing:
             recorded_offset=offset,
             synced_offset=synced,
         )
-        try:
-            await service.db.write(
-                lambda tx: tx.uploads.touch(
-                    self.upload.id,
-                    active_at=now,
-                    expires_at=expires_at,
-                    recorded_offset=offset,
-                    synced_offset=synced,
-                )
+
+        def touch(tx: Transaction) -> None:
+            if confirms:
+                tx.uploads.set_verified(upload_id, None)
+            tx.uploads.touch(
+                upload_id,
+                active_at=now,
+                expires_at=expires_at,
+                recorded_offset=offset,
+                synced_offset=synced,
             )
+
+        try:
+            await service.db.write(touch)
         except ConflictingUpdate:
             await service.find_for_tus(self.upload.owner, self.upload.id)
         except AppError as error:

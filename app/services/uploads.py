@@ -1,8 +1,8 @@
 """Uploads: creating, looking at, downloading and ending them; writing is in ``upload_writing``."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
@@ -12,6 +12,7 @@ from app.domain.errors import (
     SessionClosed,
     SessionGone,
     SessionNotFound,
+    StorageFailed,
     TemporarilyUnavailable,
     UploadIncomplete,
     UploadLocked,
@@ -20,15 +21,16 @@ from app.domain.errors import (
 from app.domain.ids import is_id, new_id
 from app.domain.layout import upload_path
 from app.domain.sessions import Session, SessionStatus
-from app.domain.tombstones import BY_RETENTION, Reason, ThingKind
+from app.domain.tombstones import Reason, ThingKind, Tombstone
 from app.domain.uploads import (
-    FsyncMode,
+    PARTIAL,
     Upload,
+    UploadKind,
     UploadPolicy,
     UploadStatus,
 )
 from app.services.absence import absent
-from app.services.burial import bury_session, bury_upload
+from app.services.burial import bury_with_own_session, withdraw_upload
 from app.services.completion import Completion, CompletionService
 from app.services.disposal import Disposal
 from app.services.ports import (
@@ -36,11 +38,13 @@ from app.services.ports import (
     Database,
     Files,
     Metrics,
+    PartCopier,
     Transaction,
     UploadBytes,
     WriterLocks,
 )
-from app.services.upload_space import Space, SpaceKeeper
+from app.services.upload_recovery import UploadRecovery
+from app.services.upload_space import Space, SpaceKeeper, room_for
 from app.services.upload_states import (
     Download,
     FoundUpload,
@@ -52,6 +56,7 @@ from app.services.upload_states import (
     gone_for_tus,
     offset_of,
     refuse_in_batch,
+    still_told,
     view_of,
 )
 
@@ -59,7 +64,6 @@ __all__ = ["UploadService", "UploadView"]
 
 log = structlog.get_logger(__name__)
 
-_PAGE = 200
 _LATE_SECONDS = 1.0
 """How long HEAD waits for the writer of an upload that has all of its bytes."""
 
@@ -76,6 +80,7 @@ class UploadService:
     metrics: Metrics
     disposal: Disposal
     completion: CompletionService
+    copier: PartCopier
     policy: UploadPolicy
 
     # --- creation --------------------------------------------------------------------------------
@@ -86,15 +91,20 @@ class UploadService:
         Raises UploadTooLarge, NoSpace, SessionNotFound, SessionGone, SessionClosed.
         """
         self.check_length(new.length)
-        upload = await self.space.write(lambda tx, space: self._insert(tx, upload_id, new, space))
+        upload = await self.space.write(lambda tx, space: self.insert(tx, upload_id, new, space))
+        self.tell_created(upload)
+        return upload
+
+    def tell_created(self, upload: Upload) -> None:
+        """Tell log and metrics of a new row."""
         self.metrics.count("upload_created_total")
         log.info(
             "upload.created",
-            upload_id=upload_id,
+            upload_id=upload.id,
             session_id=upload.session_id,
+            kind=upload.kind.value,
             length=upload.length,
         )
-        return upload
 
     def check_length(self, length: int | None) -> None:
         """Raise UploadTooLarge for a declared length over the maximum."""
@@ -111,14 +121,17 @@ class UploadService:
         """Where lengths are promised."""
         return SpaceKeeper(self.db, self.files, self.policy.reserve_bytes)
 
-    def _insert(self, tx: Transaction, upload_id: str, new: NewUpload, space: Space) -> Upload:
+    def insert(self, tx: Transaction, upload_id: str, new: NewUpload, space: Space) -> Upload:
+        """Insert the row of a new upload; see ``create``. A part belongs to no session."""
         now = self.clock.now()
-        session = self._session_for(tx, new, now)
-        space.require(tx, new.length or 0)
+        is_part = new.kind is UploadKind.PARTIAL
+        session = None if is_part else self._session_for(tx, new, now)
+        if new.kind is not UploadKind.FINAL:
+            space.require(tx, room_for(new.kind, new.length or 0))
         upload = Upload(
             id=upload_id,
             owner=new.owner,
-            session_id=session.id,
+            session_id=session.id if session else None,
             batch_id=None,
             status=UploadStatus.RECEIVING,
             length=new.length,
@@ -133,6 +146,9 @@ class UploadService:
             completed_at=None,
             expires_at=now + self.policy.expires_after,
             spent_at=None,
+            kind=new.kind,
+            concat=new.concat,
+            parts=new.parts,
         )
         tx.uploads.insert(upload)
         return upload
@@ -183,6 +199,7 @@ class UploadService:
         A completed upload stays so for a while after retention took its bytes, since a client that
         lost the last response asks here. Raises UploadNotFound, UploadGone.
         """
+        before = self._size_before(upload_id)
         found = await self.db.read(lambda tx: find_upload(tx, owner, upload_id))
         upload = found.upload
         if upload is None:
@@ -191,25 +208,37 @@ class UploadService:
         if upload.status is UploadStatus.COMPLETED:
             length = upload.length or 0
             completion = Completion(upload.id, upload.batch_id, found.job_ids)
-            return TusState(length, length, metadata, None, completion)
-        offset = self.offset_of(upload)
-        if offset == upload.length:
+            return TusState(length, length, metadata, None, completion, upload.concat)
+        offset = min(self.offset_of(upload), before)
+        if offset == upload.length and upload.kind is not UploadKind.PARTIAL:
             late = await self._complete_late(upload)
-            return TusState(offset, upload.length, metadata, None, late)
-        return TusState(offset, upload.length, metadata, upload.expires_at, None)
+            return TusState(offset, upload.length, metadata, None, late, upload.concat)
+        shown = None if upload.kind is UploadKind.FINAL else offset
+        return TusState(shown, upload.length, metadata, upload.expires_at, None, upload.concat)
+
+    def _size_before(self, upload_id: str) -> int:
+        """How long the file is before its row is read: of bytes that come after that, the row did not
+        say whether they count.
+        """
+        with suppress(StorageFailed):  # which the second look meets, if the upload is anybody's
+            return self.store.size(upload_id)
+        return 0
 
     def _head_of_gone(self, upload_id: str, found: FoundUpload) -> TusState:
         tombstone = found.tombstone
-        if tombstone is None or tombstone.reason is Reason.TERMINATED:
+        if tombstone is None:
+            raise gone_for_tus(None)
+        size, final = tombstone.size_bytes, found.final
+        if isinstance(final, Upload) or (final is not None and self._is_still_told(final)):
+            # Its bytes are in the final. A client that lost the answer to that asks for its parts.
+            return TusState(size, size, concat=PARTIAL)
+        if not self._is_still_told(tombstone):
             raise gone_for_tus(tombstone)
-        completed_at = tombstone.completed_at
-        if completed_at is None or tombstone.reason not in BY_RETENTION:
-            raise gone_for_tus(tombstone)
-        if self.clock.now() >= completed_at + self.policy.expires_after:
-            raise gone_for_tus(tombstone)
-        size = tombstone.size_bytes
         completion = Completion(upload_id, tombstone.parent_id, found.job_ids)
-        return TusState(size, size, None, None, completion)
+        return TusState(size, size, completion=completion)
+
+    def _is_still_told(self, tombstone: Tombstone) -> bool:
+        return still_told(tombstone, self.clock.now(), self.policy.expires_after)
 
     async def _complete_late(self, upload: Upload) -> Completion:
         """Complete an upload whose bytes are whole: its completion was lost or is just under way.
@@ -262,6 +291,21 @@ class UploadService:
         async with self.locks.hold(upload_id, wait_seconds=wait):
             yield upload
 
+    async def withdraw_held(self, owner: str, upload_id: str) -> None:
+        """Take back a creation whose first bytes were refused; the caller holds the upload. Nobody was
+        told its address, so nothing is kept of it. Raises UploadNotFound, UploadGone.
+        """
+        paths = await self.db.write(lambda tx: self._withdraw(tx, owner, upload_id))
+        await self.disposal.settle(paths)
+        self.metrics.count("upload_finished_total", outcome="terminated")
+        log.info("upload.withdrawn", upload_id=upload_id)
+
+    def _withdraw(self, tx: Transaction, owner: str, upload_id: str) -> Sequence[str]:
+        found = find_upload(tx, owner, upload_id)
+        if found.upload is None:
+            raise gone_for_tus(found.tombstone)
+        return withdraw_upload(tx, found.upload, now=self.clock.now())
+
     async def remove_held(self, owner: str, upload_id: str) -> None:
         """Remove an upload that the caller holds; in an open session its place is free again.
 
@@ -278,105 +322,20 @@ class UploadService:
         if found.upload is None:
             raise gone_for_tus(found.tombstone)
         refuse_in_batch(found.upload)
-        now, reason = self.clock.now(), Reason.TERMINATED
-        session_id = found.upload.session_id
-        session = tx.sessions.find(session_id) if session_id else None
-        if session is not None and session.implicit:
-            # Nobody knows of a session that was made for this one upload.
-            return bury_session(tx, session, reason=reason, sweep=None, now=now)
-        return bury_upload(tx, found.upload, reason=reason, sweep=None, now=now)
+        now = self.clock.now()
+        return bury_with_own_session(tx, found.upload, reason=Reason.TERMINATED, now=now)
 
-    # --- after a boot of the machine -------------------------------------------------------------
+    # --- what dead processes and machines left ---------------------------------------------------
+
+    @property
+    def recovery(self) -> UploadRecovery:
+        """Makes unfinished uploads this process's own."""
+        return UploadRecovery(self.db, self.store, self.locks)
 
     async def recover_after_boot(self) -> int:
-        """Cut unfinished uploads to what was synced before the machine went down; return how many.
-
-        Called at start, before requests; a PATCH does the same for an upload it finds first.
-        """
-        boot_id, recovered, after = self.store.boot_id, 0, ""
-        while page := await self._receiving_after(after):
-            after = page[-1].id
-            for upload in page:
-                if upload.boot_id != boot_id and await self._recover(upload.id):
-                    recovered += 1
-        if recovered:
-            log.info("upload.boot_recovered", count=recovered)
-        return recovered
-
-    async def _receiving_after(self, after: str) -> list[Upload]:
-        return await self.db.read(lambda tx: tx.uploads.list_receiving(after_id=after, limit=_PAGE))
-
-    async def _recover(self, upload_id: str) -> bool:
-        try:
-            async with self.locks.hold(upload_id, wait_seconds=0):
-                # Another process may have adopted it since, and taken bytes that may not be cut.
-                upload = await self.db.read(lambda tx: tx.uploads.find(upload_id))
-                if upload is None or not self._is_left_over(upload):
-                    return False
-                await self.adopt(upload)
-        except AppError as error:
-            # Somebody writes it already, and adopted it then; else the PATCH that comes will.
-            log.info("upload.recovery_skipped", upload_id=upload_id, code=error.code)
-            return False
-        return True
-
-    def _is_left_over(self, upload: Upload) -> bool:
-        return upload.status is UploadStatus.RECEIVING and upload.boot_id != self.store.boot_id
+        """See ``UploadRecovery.recover``; called at start, before requests."""
+        return await self.recovery.recover()
 
     async def sync_unfinished(self) -> int:
-        """Make durable what unfinished uploads have, and return how many needed it.
-
-        Called at a stop, so that a boot of the machine after it costs no client its progress.
-        """
-        synced, after = 0, ""
-        while self.store.fsync is not FsyncMode.OFF and (
-            page := await self._receiving_after(after)
-        ):
-            after = page[-1].id
-            for upload in page:
-                if upload.boot_id == self.store.boot_id:
-                    synced += await self._sync(upload)
-        return synced
-
-    async def _sync(self, upload: Upload) -> bool:
-        try:
-            if self.store.size(upload.id) <= upload.synced_offset:
-                return False
-            async with self.locks.hold(upload.id, wait_seconds=0):
-                writer = await self.store.open(upload.id, self.store.size(upload.id))
-                try:
-                    offset = await writer.sync()
-                finally:
-                    await writer.close()
-                await self.db.write(lambda tx: _note_synced(tx, upload.id, offset))
-        except AppError as error:
-            log.info("upload.sync_skipped", upload_id=upload.id, code=error.code)
-            return False
-        return True
-
-    async def adopt(self, upload: Upload) -> Upload:
-        """Make an unfinished upload of an earlier boot this boot's; the caller holds its lock."""
-        offset = self.offset_of(upload)
-        if self.store.size(upload.id) > offset:
-            log.warning("upload.cut_after_boot", upload_id=upload.id, offset=offset)
-            writer = await self.store.open(upload.id, offset)
-            await writer.close()
-        # With FSYNC=off nothing was ever synced and nothing is promised: what is there counts.
-        synced = upload.synced_offset if self.store.fsync is FsyncMode.OFF else offset
-        adopted = replace(
-            upload, boot_id=self.store.boot_id, recorded_offset=offset, synced_offset=synced
-        )
-        await self.db.write(lambda tx: tx.uploads.update(adopted, expected=UploadStatus.RECEIVING))
-        return adopted
-
-
-def _note_synced(tx: Transaction, upload_id: str, offset: int) -> None:
-    upload = tx.uploads.find(upload_id)
-    if upload is not None:
-        tx.uploads.touch(
-            upload_id,
-            active_at=upload.active_at,
-            expires_at=upload.expires_at,
-            recorded_offset=offset,
-            synced_offset=offset,
-        )
+        """See ``UploadRecovery.sync_unfinished``; called at a stop."""
+        return await self.recovery.sync_unfinished()

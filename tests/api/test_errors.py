@@ -143,6 +143,10 @@ simple(
     "invalid_metadata",
     Ask("POST", "/files/", {**TUS, "Upload-Length": "5", "Upload-Metadata": "filename !!!"}),
 )
+simple(
+    "checksum_algorithm_unsupported",
+    Ask("POST", "/files/", {**TUS, "Upload-Length": "5", "Upload-Checksum": "sha3 YWJj"}),
+)
 simple("upload_too_large", Ask("POST", "/files/", {**TUS, "Upload-Length": str(2**51)}))
 simple("no_space", Ask("POST", "/files/", {**TUS, "Upload-Length": str(2**49)}))
 
@@ -191,12 +195,36 @@ def _wrong_offset(bench: Bench) -> Generator[Ask, None, None]:
     yield Ask("PATCH", f"/files/{upload_id}", headers, b"x")
 
 
+@case("checksum_mismatch")
+def _wrong_checksum(bench: Bench) -> Generator[Ask, None, None]:
+    upload_id = bench.served.create_upload(5)
+    assert bench.served.patch(upload_id, 0, b"ab").status_code == 204
+    digest = base64.b64encode(b"\0" * 20).decode()
+    headers = {**TUS, **OCTETS, "Upload-Offset": "2", "Upload-Checksum": f"sha1 {digest}"}
+    yield Ask("PATCH", f"/files/{upload_id}", headers, b"xyz")
+
+
 @case("body_too_long")
 def _too_long(bench: Bench) -> Generator[Ask, None, None]:
     upload_id = bench.served.create_upload(5)
     assert bench.served.patch(upload_id, 0, b"ab").status_code == 204
     headers = {**TUS, **OCTETS, "Upload-Offset": "2"}
     yield Ask("PATCH", f"/files/{upload_id}", headers, b"x" * 100)
+
+
+@case("upload_is_final")
+def _patch_of_a_final(bench: Bench) -> Generator[Ask, None, None]:
+    http, size = bench.served.http, {"Upload-Length": "2"}
+    part = http.post(
+        "/files/", headers={**TUS, **OCTETS, **size, "Upload-Concat": "partial"}, content=b"ab"
+    )
+    named = {"Upload-Concat": f"final;{part.headers['location']}"}
+    final = http.post("/files/", headers={**TUS, **named})
+    assert final.status_code == 201, final.text
+    yield Ask("PATCH", final.headers["location"], {**TUS, **OCTETS, "Upload-Offset": "2"}, b"c")
+
+
+simple("invalid_parts", Ask("POST", "/files/", {**TUS, "Upload-Concat": f"final;/files/{NOBODY}"}))
 
 
 @case("upload_locked")

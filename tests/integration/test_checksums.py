@@ -39,14 +39,14 @@ async def runner(request: pytest.FixtureRequest) -> AsyncIterator[ProcessRunner]
     await opened.close()
 
 
-def checksums(world: World, digests: object, holder: str = "me") -> Checksums:
+def checksums(world: World, digests: object, holder: str = "me", together: int = 1) -> Checksums:
     return Checksums(
         world.db,
         world.files,
         world.clock,
         digests,  # type: ignore[arg-type]
         holder=holder,
-        pace=ChecksumPace(look_seconds=0.05, renew_seconds=0.05),
+        pace=ChecksumPace(look_seconds=0.05, renew_seconds=0.05, together=together),
     )
 
 
@@ -146,7 +146,7 @@ async def test_a_child_that_cannot_be_started_is_a_file_that_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "clip"
-    path.write_bytes(b"abc")
+    path.write_bytes(bytes(2**20))
 
     def fork(*_: object) -> None:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -191,6 +191,22 @@ async def test_one_bad_file_keeps_no_other_waiting_and_is_tried_again_later(worl
     digests.failing = frozenset()
     assert await pass_.measure_next() is True
     assert await sha256_of(world, bad.id) == "a" * 64
+
+
+async def test_small_files_in_a_row_are_one_step_and_a_large_one_is_its_own(world: World) -> None:
+    session = await world.session()
+    small = [await world.completed_upload(session) for _ in range(3)]
+    world.clock.advance(timedelta(seconds=1))
+    large = await world.completed_upload(session, length=2**20, recorded_offset=2**20)
+    digests = Told(failing=frozenset({small[1].id}))
+    pass_ = checksums(world, digests, together=50)
+    assert await pass_.measure_next() is True
+    assert sorted(digests.asked) == sorted(each.id for each in small)
+    assert await sha256_of(world, small[0].id) == await sha256_of(world, small[2].id) == "a" * 64
+    assert await sha256_of(world, small[1].id) is None
+    digests.size_bytes = 2**20
+    assert [await pass_.measure_next() for _ in range(2)] == [True, False]
+    assert await sha256_of(world, large.id) == "a" * 64
 
 
 async def test_a_file_of_another_length_than_its_row_gets_no_digest(world: World) -> None:

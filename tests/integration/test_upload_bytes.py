@@ -54,6 +54,24 @@ async def test_a_large_piece_is_in_the_file_at_once(store: FileUploadBytes) -> N
     await writer.close()
 
 
+@pytest.mark.parametrize("inline", [True, False])
+async def test_what_is_only_lent_is_in_the_file_before_it_changes(
+    store: FileUploadBytes, *, inline: bool
+) -> None:
+    upload_id = new_id()
+    writer = await store.open(upload_id, 0)
+    if inline:
+        await make_inline(writer)
+    before = writer.written
+    await writer.write(b"own")
+    buffer = bytearray(b"lent")
+    await writer.write(memoryview(buffer))
+    buffer[:] = b"gone"
+    await writer.close()
+    path = store._folder.root / "uploads" / upload_id
+    assert path.read_bytes()[before:] == b"ownlent"
+
+
 async def test_bytes_behind_the_offset_are_cut_off_and_never_appended_to(
     store: FileUploadBytes,
 ) -> None:

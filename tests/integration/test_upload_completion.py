@@ -259,7 +259,7 @@ async def test_an_upload_that_ended_while_it_waited_is_gone(parts: Parts, clock:
             raise AssertionError
     assert list((parts.folder.root / "uploads").iterdir()) == []
     with pytest.raises(ConflictingUpdate):
-        await parts.uploads.adopt(upload)
+        await parts.uploads.recovery.adopt(upload)
 
 
 async def test_another_owner_sees_nothing(parts: Parts) -> None:

@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from app.server.descriptors import ENOUGH, raise_descriptor_limit
+from app.server.descriptors import ENOUGH, first_spare, raise_descriptor_limit
 
 NONE = resource.RLIM_INFINITY
 
@@ -28,3 +28,16 @@ def test_the_limit_is_raised_as_far_as_useful(
     monkeypatch.setattr(resource, "setrlimit", lambda _kind, limits: made.append(limits))
     assert raise_descriptor_limit() == (before if after is None else after)[0]
     assert made == ([] if after is None else [after])
+
+
+@pytest.mark.parametrize(("limit", "first"), [(65536, 65472), (1024, 960), (64, 48), (4, 3)])
+def test_some_are_kept_from_new_connections(
+    limit: int, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _kind: (limit, limit))
+    assert first_spare() == first
+
+
+def test_without_a_limit_every_connection_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _kind: (NONE, NONE))
+    assert first_spare() > 10**6

@@ -63,9 +63,10 @@ byte 0 on any other answer.
 def mount_tus(app: FastAPI, options: TusOptions) -> None:
     """Serve ``/files``, ``/files/`` and ``/files/{id}``, without redirects between them.
 
-    Reads ``app.state.container.uploads`` with each request.
+    Reads ``app.state.container.uploads`` with each request. Looked at before all other routes, since
+    each of those costs every request behind it.
     """
-    app.router.routes.append(_TusRoute(TusApp(options)))
+    app.router.routes.insert(0, _TusRoute(TusApp(options)))
 
 
 class _TusRoute(BaseRoute):

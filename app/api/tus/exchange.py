@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import structlog
 
 from app.domain.errors import AppError, UploadGone, UploadLocked, UploadNotFound
-from app.domain.uploads import Upload
+from app.domain.uploads import Upload, UploadKind
 from app.services.completion import Completion
 from app.services.upload_states import NewUpload
 from app.services.upload_writing import Writing
@@ -37,11 +37,16 @@ class Exchange:
         return self.held.offset if self.held else 0
 
     async def complete(self) -> None:
-        """Complete the upload whose bytes are whole. Failures are not told: a client that holds a
-        whole upload could do nothing about them, and the sweep unclaimed_uploads does it again.
+        """Complete the upload whose bytes are whole; a part is left to its final. Failures are not
+        told: a client that holds a whole upload could do nothing about them, and the sweep
+        unclaimed_uploads does it again.
 
         Raises UploadGone and UploadNotFound when there is nothing to complete any more.
         """
+        row = self.row
+        if row is not None and row.kind is UploadKind.PARTIAL:
+            log.info("upload.part_whole", upload_id=row.id, length=row.length)
+            return
         try:
             if self.held is not None:
                 self.completion = await self.held.complete()

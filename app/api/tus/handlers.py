@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -12,9 +12,11 @@ from starlette.types import ASGIApp
 
 from app.api.access import TUS_PREFIX, AccessPolicy
 from app.api.file_response import FileResponse, StoredFile
+from app.api.tus.concatenation import Concat, read_concat, refuse_length
 from app.api.tus.exchange import Exchange
 from app.api.tus.headers import (
     VERSION,
+    body_checksum,
     body_size,
     completion_headers,
     declared_length,
@@ -27,9 +29,13 @@ from app.api.tus.headers import (
 from app.api.tus.metadata import parse_metadata
 from app.api.tus.request_body import RequestBody
 from app.api.tus.router import TusRouter
-from app.domain.errors import AppError, BodyTooLong, StorageFailed
+from app.domain.checksums import ALGORITHMS, Checksum
+from app.domain.errors import AppError, BodyTooLong, InvalidHeader, StorageFailed
 from app.domain.ids import new_id
-from app.services.upload_states import NewUpload
+from app.domain.uploads import UploadKind
+from app.services.concatenation import Concatenation, NewFinal
+from app.services.upload_checks import require_right
+from app.services.upload_states import NewUpload, refuse_final
 from app.services.upload_writing import (
     BodyInterrupted,
     Interruption,
@@ -84,10 +90,12 @@ class TusHandlers:
         """What OPTIONS tells, from what is here: each method brings its extensions."""
         extensions = ["creation", "creation-with-upload", "creation-defer-length", "expiration"]
         extensions += ["termination"] if "DELETE" in self._of else []
+        extensions += ["checksum", "concatenation"]
         return {
             "Tus-Version": VERSION,
             "Tus-Max-Size": str(self._options.max_upload_bytes),
             "Tus-Extension": ",".join(extensions),
+            "Tus-Checksum-Algorithm": ",".join(ALGORITHMS),
         }
 
     def options(self, methods: tuple[str, ...]) -> Response:
@@ -100,22 +108,45 @@ class TusHandlers:
         """Create an upload, with its first bytes if they came along."""
         headers, uploads = request.headers, request.uploads
         refuse_not_built(headers)
+        concat = read_concat(headers)
+        if concat.kind is UploadKind.FINAL:
+            return await self._create_final(request, concat)
         length = declared_length(headers)
         raw = ",".join(headers.getlist("upload-metadata"))
         metadata = parse_metadata(raw, self._options.metadata_max_bytes)
         size = body_size(headers)
+        checksum = body_checksum(headers)
         if size != 0:
             require_offset_type(headers)
         uploads.check_length(length)
         await self._refuse_too_long(request, length, size)
-        new = NewUpload(request.owner, length, metadata)
+        if checksum is not None and 0 in {size, length}:
+            # No byte comes, and the upload may be complete as soon as it exists.
+            require_right(checksum.begin(), 0)
+        new = NewUpload(request.owner, length, metadata, concat.kind, concat.raw)
         exchange = Exchange(uploads, request.owner, new_id(), new=new)
         await self._router.create(exchange, length)
         answer = {"Location": self._location(request, exchange.upload_id)}
         if size != 0:
-            await self._store_first(exchange, request.body)
+            await self._store_first(exchange, request.body, checksum)
             answer["Upload-Offset"] = str(exchange.offset)
         return Response(status_code=201, headers={**answer, **_state_headers(exchange)})
+
+    async def _create_final(self, request: TusRequest, concat: Concat) -> Response:
+        """Put parts together; who asks for the same again gets the same answer."""
+        headers = request.headers
+        refuse_length(headers)
+        raw = ",".join(headers.getlist("upload-metadata"))
+        metadata = parse_metadata(raw, self._options.metadata_max_bytes)
+        size, checksum = body_size(headers), body_checksum(headers)
+        if size or (size is None and not await self._is_empty(request)):
+            raise InvalidHeader("A final is made of its parts: send no body with it.")
+        if checksum is not None:
+            require_right(checksum.begin(), 0)
+        wish = NewFinal(request.owner, metadata, concat.raw or "", concat.parts)
+        completion = await Concatenation(request.uploads).make(wish)
+        location = {"Location": self._location(request, completion.upload_id)}
+        return Response(status_code=201, headers=location | completion_headers(completion))
 
     async def _refuse_too_long(
         self, request: TusRequest, length: int | None, size: int | None
@@ -140,7 +171,9 @@ class TusHandlers:
             raise BodyInterrupted(Interruption.STALLED) from error
         return True
 
-    async def _store_first(self, exchange: Exchange, body: RequestBody) -> None:
+    async def _store_first(
+        self, exchange: Exchange, body: RequestBody, checksum: Checksum | None
+    ) -> None:
         """Store the body of a creation. When it is refused or breaks off, so does the creation: the
         client has no address at which to go on, and its next try promises the same space again.
         """
@@ -148,14 +181,17 @@ class TusHandlers:
             raise StorageFailed
         if exchange.completion is not None:
             return
-        async with writing(exchange.uploads, exchange.upload) as held:
+        async with AsyncExitStack() as holding:
             try:
-                await held.store(body.read)
+                # Nobody else knows its id: that it cannot be held is the disk's doing.
+                upload = writing(exchange.uploads, exchange.upload)
+                held = await holding.enter_async_context(upload)
+                await held.store(body.read, checksum)
             except (AppError, BodyInterrupted) as error:
                 if isinstance(error, AppError):
                     error.extra.pop("offset", None)
                 with suppress(AppError):  # else it goes when it expires
-                    await exchange.uploads.remove_held(exchange.owner, exchange.upload_id)
+                    await exchange.uploads.withdraw_held(exchange.owner, exchange.upload_id)
                 raise
             exchange.held = held
             await self._router.note_patch(exchange)
@@ -174,17 +210,21 @@ class TusHandlers:
         """Store a body behind what is there; the response that finishes an upload says so."""
         headers, uploads = request.headers, request.uploads
         upload = await uploads.find_for_tus(request.owner, upload_id)
+        refuse_final(upload)
         refuse_not_built(headers)
         require_offset_type(headers)
         offset = required_number(headers, "Upload-Offset")
         declared = whole_number(headers, "Upload-Length")
         size = body_size(headers)
+        checksum = body_checksum(headers)
         exchange = Exchange(uploads, request.owner, upload_id)
         async with writing(uploads, upload) as held:
             held.require_offset(offset)
+            if checksum is not None and size == 0:
+                require_right(checksum.begin(), offset)
             await held.prepare(declared, size)
             if size != 0 or not held.is_whole:
-                await held.store(request.body.read)
+                await held.store(request.body.read, checksum)
             exchange.held = held
             await self._router.note_patch(exchange)
         answer = {"Upload-Offset": str(exchange.offset), "Cache-Control": "no-store"}
@@ -200,7 +240,11 @@ class TusHandlers:
     async def head(self, request: TusRequest, upload_id: str) -> Response:
         """Say how much is there."""
         state = await request.uploads.head(request.owner, upload_id)
-        headers = {"Upload-Offset": str(state.offset), "Cache-Control": "no-store"}
+        headers = {"Cache-Control": "no-store"}
+        if state.offset is not None:
+            headers["Upload-Offset"] = str(state.offset)
+        if state.concat is not None:
+            headers["Upload-Concat"] = state.concat
         if state.length is None:
             headers["Upload-Defer-Length"] = "1"
         else:

@@ -1,12 +1,20 @@
 """The headers of tus: their names, and reading them strictly."""
 
+import base64
+import binascii
 import re
 from datetime import datetime
 from email.utils import format_datetime
 
 from starlette.datastructures import Headers
 
-from app.domain.errors import InvalidHeader, NotSupported, UnsupportedMediaType
+from app.domain.checksums import ALGORITHMS, Checksum, digest_bytes
+from app.domain.errors import (
+    ChecksumAlgorithmUnsupported,
+    InvalidHeader,
+    NotSupported,
+    UnsupportedMediaType,
+)
 from app.services.completion import Completion
 
 VERSION = "1.0.0"
@@ -17,10 +25,12 @@ EXPOSED_HEADERS = (
     "Tidemill-Batch",
     "Tidemill-Job",
     "Tidemill-Upload",
+    "Tus-Checksum-Algorithm",
     "Tus-Extension",
     "Tus-Max-Size",
     "Tus-Resumable",
     "Tus-Version",
+    "Upload-Concat",
     "Upload-Defer-Length",
     "Upload-Expires",
     "Upload-Length",
@@ -45,8 +55,6 @@ ALLOWED_HEADERS = (
 """Request headers that a page on another origin may send; refused ones too, to say why."""
 
 NOT_BUILT = {
-    "upload-concat": "Concatenation is",
-    "upload-checksum": "Checksums are",
     "idempotency-key": "A key for an upload is",
 }
 
@@ -63,6 +71,9 @@ def refuse_not_built(headers: Headers) -> None:
         if name in headers:
             msg = f"{what} not supported yet: send the file without {name.title()}."
             raise NotSupported(msg, extra={"header": name.title()})
+    if "upload-checksum" in headers.get("trailer", "").lower():
+        msg = "A checksum that follows the body is not supported: send Upload-Checksum before it."
+        raise NotSupported(msg, extra={"header": "Trailer"})
 
 
 def single(headers: Headers, name: str) -> str | None:
@@ -109,10 +120,40 @@ def declared_length(headers: Headers) -> int | None:
 
 
 def body_size(headers: Headers) -> int | None:
-    """Return how many bytes the body has, None when it is chunked and only its end will tell."""
-    if "transfer-encoding" in headers:
+    """Return how many bytes the body has, None when it is chunked and only its end will tell.
+
+    Raises InvalidHeader for a body that is packed as well: its bytes would not be the file's.
+    """
+    if coding := ",".join(headers.getlist("transfer-encoding")):
+        if coding.strip().lower() != "chunked":
+            raise InvalidHeader("Transfer-Encoding may only be chunked.")
         return None
     return whole_number(headers, "Content-Length") or 0
+
+
+def body_checksum(headers: Headers) -> Checksum | None:
+    """Return what the body must come to, None when nobody asks (tus 1.0.0, "Upload-Checksum").
+
+    Raises ChecksumAlgorithmUnsupported; InvalidHeader when the rest is no digest of that algorithm.
+    """
+    value = single(headers, "Upload-Checksum")
+    if value is None:
+        return None
+    algorithm, _, encoded = value.partition(" ")
+    if algorithm not in ALGORITHMS:
+        known = list(ALGORITHMS)
+        msg = f"The algorithm of Upload-Checksum must be one of {', '.join(known)}."
+        raise ChecksumAlgorithmUnsupported(msg, extra={"allowed": known})
+    try:
+        digest = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        digest = b""
+    if len(digest) != digest_bytes(algorithm):
+        msg = (
+            f"Upload-Checksum must be '{algorithm} ' and {digest_bytes(algorithm)} bytes in Base64."
+        )
+        raise InvalidHeader(msg, extra={"header": "Upload-Checksum"})
+    return Checksum(algorithm, digest)
 
 
 def require_offset_type(headers: Headers) -> None:

@@ -23,17 +23,19 @@ _JOURNAL_SIZE_LIMIT = 16 * 1024 * 1024
 _INCREMENTAL = 2
 
 
-def open_engine(url: URL, *, writer: bool, busy_seconds: float) -> Engine:
+def open_engine(url: URL, *, writer: bool, busy_seconds: float, durable: bool = True) -> Engine:
     """Return an engine without a pool: each ``connect()`` is a connection of its own.
 
     ``busy_seconds`` is how long to wait for another's lock, and for Postgres to accept a connection.
+    ``durable``: whether a commit in SQLite is on the disk when it returns; else a crash of the
+    machine may undo the last ones, always whole and in their order.
     """
     if is_sqlite(url):
-        return _sqlite_engine(url, writer=writer, busy_seconds=busy_seconds)
+        return _sqlite_engine(url, writer=writer, busy_seconds=busy_seconds, durable=durable)
     return _postgres_engine(url, writer=writer, busy_seconds=busy_seconds)
 
 
-def _sqlite_engine(url: URL, *, writer: bool, busy_seconds: float) -> Engine:
+def _sqlite_engine(url: URL, *, writer: bool, busy_seconds: float, durable: bool) -> Engine:
     # A connection is used by one thread at a time, but closed by another than used it.
     arguments = {"timeout": busy_seconds, "check_same_thread": False}
     engine = create_engine(url, poolclass=NullPool, connect_args=arguments)
@@ -41,7 +43,7 @@ def _sqlite_engine(url: URL, *, writer: bool, busy_seconds: float) -> Engine:
     def connected(connection: sqlite3.Connection, _record: object) -> None:
         if writer:
             _prepare_file(connection)
-        _configure(connection, writer=writer)
+        _configure(connection, writer=writer, durable=durable)
 
     def begun(connection: Connection) -> None:
         # IMMEDIATE takes the write lock now: a transaction that read first could not get it later.
@@ -61,11 +63,11 @@ def _prepare_file(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode=WAL").fetchone()
 
 
-def _configure(connection: sqlite3.Connection, *, writer: bool) -> None:
+def _configure(connection: sqlite3.Connection, *, writer: bool, durable: bool) -> None:
     """Set what each connection needs anew."""
     # The driver would begin transactions by itself, before writes only, and never before DDL.
     connection.isolation_level = None
-    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
     connection.execute("PRAGMA foreign_keys=ON")
     # SQLite's own temporary files would lie outside the data folder.
     connection.execute("PRAGMA temp_store=MEMORY")

@@ -33,18 +33,21 @@ class SqlDatabase(Database):
     """SQLite or Postgres, already migrated.
 
     A cancelled ``write`` either never began or runs to its end, committed or rolled back, before
-    the cancellation goes on. A ``write`` that has returned is on the disk (``synchronous=FULL``;
-    Postgres's ``synchronous_commit`` is the server's business). One that raised has changed nothing,
-    but for a link to Postgres that broke during the commit itself: then DatabaseBusy may hide a
-    success. Statements take milliseconds, so three readers do; there is one writer anyway.
+    the cancellation goes on. A ``write`` that has returned is on the disk (``synchronous=FULL``
+    unless opened otherwise; Postgres's ``synchronous_commit`` is the server's business). One that
+    raised has changed nothing, but for a link to Postgres that broke during the commit itself: then
+    DatabaseBusy may hide a success. Statements take milliseconds, so three readers do; there is one
+    writer anyway.
     """
 
-    def __init__(self, url: URL, *, clock: Clock, readers: int, busy_seconds: float) -> None:
+    def __init__(
+        self, url: URL, *, clock: Clock, readers: int, busy_seconds: float, durable: bool
+    ) -> None:
         self._is_sqlite = is_sqlite(url)
         wait_seconds = busy_seconds * _WAIT_FACTOR
         self._writer = Lane(
             "writer",
-            open_engine(url, writer=True, busy_seconds=busy_seconds),
+            open_engine(url, writer=True, busy_seconds=busy_seconds, durable=durable),
             width=1,
             wait_seconds=wait_seconds,
             clock=clock,
@@ -59,9 +62,18 @@ class SqlDatabase(Database):
 
     @classmethod
     def open(
-        cls, url: str, *, clock: Clock, readers: int = READERS, busy_seconds: float = BUSY_SECONDS
+        cls,
+        url: str,
+        *,
+        clock: Clock,
+        readers: int = READERS,
+        busy_seconds: float = BUSY_SECONDS,
+        durable: bool = True,
     ) -> "SqlDatabase":
         """Return the database at ``url``. Nothing is connected before its first use.
+
+        Not ``durable``: a crash of the machine may cost the last commits of a SQLite file, though
+        never its order; a crash of the process costs none.
 
         Raises ValueError for an address that is not understood, or of a database in memory, which
         its connections could not share.
@@ -70,7 +82,7 @@ class SqlDatabase(Database):
         if is_sqlite(parsed) and parsed.database in {None, "", ":memory:"}:
             msg = "a database in memory cannot be shared by threads: name a file"
             raise ValueError(msg)
-        return cls(parsed, clock=clock, readers=readers, busy_seconds=busy_seconds)
+        return cls(parsed, clock=clock, readers=readers, busy_seconds=busy_seconds, durable=durable)
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
         return await self._writer.run(lambda connection: work(SqlTransaction(connection)))

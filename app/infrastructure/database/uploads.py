@@ -56,8 +56,12 @@ _SET_SPENT = (
     .values(spent_at=_SPENT_AT)
 )
 _DELETE = delete(uploads).where(_BY_ID)
-_MISSING = case((_ROW.length > _ROW.recorded_offset, _ROW.length - _ROW.recorded_offset), else_=0)
-# A part lies beside its final until that is whole, so it needs its place twice.
+# A part lies beside its final until that is whole, so it needs its place twice, and its final none.
+_MISSING = case(
+    (_ROW.kind == UploadKind.FINAL, 0),
+    (_ROW.length > _ROW.recorded_offset, _ROW.length - _ROW.recorded_offset),
+    else_=0,
+)
 _COPY = case((_ROW.kind == UploadKind.PARTIAL, _ROW.length), else_=0)
 _UNWRITTEN = select(
     func.coalesce(func.sum(_MISSING + _COPY), 0),

@@ -1,7 +1,9 @@
-"""Measuring large files in a child that yields to everything else on the machine."""
+"""Measuring files in a child that yields to everything else on the machine; small ones at once."""
 
 import asyncio
+import hashlib
 import json
+import os
 import stat
 import sys
 from pathlib import Path
@@ -17,6 +19,8 @@ log = structlog.get_logger(__name__)
 
 SCRIPT = Path(__file__).with_name("digest_child.py")
 ANSWER_BYTES = 1024
+SMALL_BYTES = 64 * 1024
+"""To read and hash so much takes a tenth of a millisecond, to start a child takes many."""
 
 
 class QuietDigests:
@@ -30,8 +34,9 @@ class QuietDigests:
 
     async def of(self, path: Path) -> Digest:
         # The sandbox shows the child what a path leads to: a planted link would be followed.
-        if not await asyncio.to_thread(_is_file, path):
-            raise StorageFailed("There is no file to be read.")
+        small = await asyncio.to_thread(_measure_small, path)
+        if small is not None:
+            return small
         answer = bytearray()
 
         def collect(data: bytes) -> None:
@@ -52,6 +57,21 @@ class QuietDigests:
             return Digest(**json.loads(answer))
         except (ValueError, TypeError) as error:
             raise StorageFailed("The file cannot be measured.") from error
+
+
+def _measure_small(path: Path) -> Digest | None:
+    """Return the digest of a small file, None of a large one. Raises StorageFailed without a file."""
+    if not _is_file(path):
+        raise StorageFailed("There is no file to be read.")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            content = file.read(SMALL_BYTES + 1)
+    except OSError as error:
+        raise StorageFailed("The file cannot be read.") from error
+    if len(content) > SMALL_BYTES:
+        return None
+    return Digest(len(content), hashlib.sha256(content).hexdigest())
 
 
 def _is_file(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import errno
 import os
 import stat
 import time
@@ -19,6 +20,7 @@ from app.domain.layout import UPLOADS, upload_path
 from app.domain.uploads import FsyncMode
 from app.infrastructure.storage.local import translated_errors
 from app.infrastructure.storage.paths import DataFolder
+from app.infrastructure.storage.synced_folder import SyncedFolder
 from app.services.cancellation import uninterrupted
 
 log = structlog.get_logger(__name__)
@@ -48,6 +50,7 @@ class FileUploadBytes:
         self._folder = folder
         self._fsync = fsync
         self._boot_id = _read_boot_id()
+        self._entries = SyncedFolder(folder.root / UPLOADS)
         self._pool = ThreadPoolExecutor(WRITER_THREADS, thread_name_prefix="upload-writer")
 
     @property
@@ -72,8 +75,10 @@ class FileUploadBytes:
             translated_errors("opening an upload"),
             self._folder.open_parent(path) as (folder, name),
         ):
+            if self._fsync is not FsyncMode.OFF:
+                self._entries.prepare()
             fd = os.open(name, _WRITE, 0o600, dir_fd=folder)
-        writer = FileUploadWriter(fd, offset, self._pool, self._folder.root / UPLOADS)
+        writer = FileUploadWriter(fd, offset, self._pool, self._entries)
         writer.starts_write_back = self._fsync is not FsyncMode.OFF
         try:
             await writer.begin()
@@ -85,6 +90,7 @@ class FileUploadBytes:
     def close(self) -> None:
         """Wait for the writes that are under way."""
         self._pool.shutdown(wait=True)
+        self._entries.close()
 
 
 def _path(upload_id: str) -> str:
@@ -107,13 +113,15 @@ class FileUploadWriter:
 
     starts_write_back = True
 
-    def __init__(self, fd: int, offset: int, pool: ThreadPoolExecutor, folder: Path) -> None:
+    def __init__(
+        self, fd: int, offset: int, pool: ThreadPoolExecutor, folder: SyncedFolder
+    ) -> None:
         self._fd = fd
         self._pool = pool
         self._folder = folder
         self._loop = asyncio.get_running_loop()
         self._written = offset
-        self._pending: list[bytes] = []
+        self._pending: list[bytes | memoryview] = []
         self._pending_bytes = 0
         self._linger: asyncio.TimerHandle | None = None
         self._failure: AppError | None = None
@@ -144,12 +152,13 @@ class FileUploadWriter:
         if size > self._written:
             await self.cut_back(self._written)
 
-    async def write(self, chunk: bytes) -> None:
+    async def write(self, chunk: bytes | memoryview) -> None:
         if self._failure is not None:
             raise self._failure
         self._pending.append(chunk)
         self._pending_bytes += len(chunk)
-        if self._pending_bytes >= PIECE_BYTES or not self.is_inline:
+        is_lent = isinstance(chunk, memoryview)
+        if is_lent or self._pending_bytes >= PIECE_BYTES or not self.is_inline:
             await self._flush()
             if self._written - self._written_back >= WRITE_BACK_BYTES and self.starts_write_back:
                 self._start_write_back()
@@ -226,14 +235,16 @@ class FileUploadWriter:
             with suppress(AppError):
                 self._flush_inline()
 
-    def _take(self) -> list[bytes]:
+    def _take(self) -> list[bytes | memoryview]:
         pieces, self._pending, self._pending_bytes = self._pending, [], 0
         return pieces
 
-    def _put(self, pieces: list[bytes]) -> None:
+    def _put(self, pieces: list[bytes | memoryview]) -> None:
         """Write all of ``pieces`` at the end; ``written`` grows with what is really there."""
         while pieces:
             count = os.pwritev(self._fd, pieces, self._written)
+            if count == 0:
+                raise OSError(errno.EIO, "nothing was written")  # nor would it be the next time
             self._written += count
             while pieces and count >= len(pieces[0]):
                 count -= len(pieces[0])
@@ -275,12 +286,7 @@ class FileUploadWriter:
 
     def _sync(self) -> None:
         os.fdatasync(self._fd)
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        folder = os.open(self._folder, flags)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        self._folder.sync()
 
     def _start_write_back(self) -> None:
         """Have the kernel begin to write what came, so that the sync at the end is short."""
@@ -289,7 +295,7 @@ class FileUploadWriter:
         begin, self._written_back = self._written_back, self._written
         length = self._written - begin
         self._write_back = self._loop.run_in_executor(
-            self._pool, _start_write_back, self._fd, begin, length
+            self._pool, start_write_back, self._fd, begin, length
         )
 
     async def _end_write_back(self) -> None:
@@ -319,7 +325,8 @@ def _read_boot_id() -> str:
         return ""
 
 
-def _start_write_back(fd: int, begin: int, length: int) -> None:
+def start_write_back(fd: int, begin: int, length: int) -> None:
+    """Have the kernel begin to write a part of a file to the disk."""
     libc = ctypes.CDLL(None, use_errno=True)
     sync_file_range = getattr(libc, "sync_file_range", None)
     if sync_file_range is None:

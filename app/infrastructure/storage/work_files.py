@@ -13,6 +13,7 @@ from app.domain.layout import UPLOADS, WORK, upload_path
 from app.domain.uploads import FsyncMode
 from app.infrastructure.storage.local import in_thread, translated_errors
 from app.infrastructure.storage.paths import DataFolder, split_path
+from app.infrastructure.storage.synced_folder import SyncedFolder
 from app.infrastructure.storage.upload_bytes import WRITER_THREADS, FileUploadWriter
 from app.services.cancellation import uninterrupted
 
@@ -40,7 +41,7 @@ class LocalWorkFiles:
             for descriptor in made:
                 os.close(descriptor)
             raise
-        writer = FileUploadWriter(made[0], 0, self._pool, self._folder.root / WORK)
+        writer = FileUploadWriter(made[0], 0, self._pool, SyncedFolder(self._folder.root / WORK))
         writer.starts_write_back = self._fsync is not FsyncMode.OFF
         return writer
 

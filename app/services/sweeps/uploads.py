@@ -4,10 +4,18 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import ClassVar, Protocol
 
+from app.domain.errors import UploadGone
 from app.domain.layout import upload_path
 from app.domain.sweeps import SweepName, Victim
 from app.domain.tombstones import Reason
-from app.domain.uploads import Upload, UploadPolicy, UploadStatus, slide_expiry, trusted_offset
+from app.domain.uploads import (
+    Upload,
+    UploadKind,
+    UploadPolicy,
+    UploadStatus,
+    slide_expiry,
+    trusted_offset,
+)
 from app.services.burial import bury_upload
 from app.services.disposal import Disposal
 from app.services.ports import Database, Files, Metrics, Transaction, UploadBytes, UploadLocks
@@ -56,7 +64,9 @@ class ExpiredUploads:
     """``gc_files``: ends unfinished uploads that nothing has touched until past their expiry.
 
     Never one with a writer, never a completed one, nor one whose bytes are whole: that one lost its
-    completion and is the work of ``unclaimed_uploads``. tuspyserver's own function of this name is
+    completion and is the work of ``unclaimed_uploads``. But a part that nobody made a final of, however
+    whole; and a final that ``unclaimed_uploads`` had long enough to complete and could not, for want
+    of its parts. tuspyserver's own function of this name is
     not called: it fails on the dates its router writes, takes no lock and takes completed uploads.
     """
 
@@ -110,7 +120,7 @@ class ExpiredUploads:
         self._metrics.count("upload_finished_total", outcome=Reason.EXPIRED.value)
 
     def _why_alive(self, upload: Upload, seen: Seen, now: datetime) -> str | None:
-        if seen.is_whole(upload):
+        if seen.is_whole(upload) and upload.kind is UploadKind.FILE:
             return "whole"
         expires_at = slide_expiry(upload, seen.active_at(upload), self._policy)
         return "active" if expires_at >= now else None
@@ -124,11 +134,14 @@ class ExpiredUploads:
             if fresh is None or fresh.status is not UploadStatus.RECEIVING:
                 return
             active_at = seen.active_at(fresh)
+            trusted, verified = seen.trusted, fresh.verified_offset
+            if verified is not None:
+                trusted = min(trusted, verified)
             tx.uploads.touch(
                 upload.id,
                 active_at=active_at,
                 expires_at=slide_expiry(fresh, active_at, self._policy),
-                recorded_offset=max(seen.trusted, fresh.recorded_offset),
+                recorded_offset=max(trusted, fresh.recorded_offset),
                 synced_offset=fresh.synced_offset,
             )
 
@@ -171,7 +184,8 @@ class UnclaimedUploads:
         after = ""
         while page := await self._page(after):
             for upload in page:
-                await self._sweep(run, upload)
+                if upload.kind is not UploadKind.PARTIAL:  # its final completes, or nothing does
+                    await self._sweep(run, upload)
                 if len(run.tally.victims) >= run.limit:
                     return
             after = page[-1].id
@@ -188,5 +202,9 @@ class UnclaimedUploads:
                 return
             victim = Victim("upload", upload.id, "whole, but not completed", upload.length or 0)
             if run.claim(victim):
-                await self._completion.complete(upload.id)
-                run.count_repaired()
+                try:
+                    await self._completion.complete(upload.id)
+                except UploadGone:
+                    run.skip("gone")
+                else:
+                    run.count_repaired()
