@@ -12,6 +12,7 @@ PYTEST := $(BIN)/pytest -m "not long"
 # These measure time or memory: nothing else may run beside them.
 ALONE := $(addprefix tests/faults/test_,downloads.py lines_and_memory.py stopping.py)
 JS := tests/e2e/js
+PEERS := benchmarks/js
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
@@ -62,7 +63,7 @@ demo: $(VENV)/run.ok ## The main job end to end on a real clip, with the bytes o
 	@exec $(BIN)/tidemill demo
 
 test: $(VENV)/dev.ok $(VENV)/system.ok $(JS)/node_modules/.ok ## Set up what the tests need and run them all
-	$(PYTEST) -n 2 --dist loadfile --durations=15 tests/architecture tests/unit tests/contract tests/api tests/integration
+	$(PYTEST) -n 2 --dist loadfile --durations=15 tests/architecture tests/unit tests/contract tests/api tests/conformance tests/integration
 	$(PYTEST) -n 2 --dist loadfile --durations=15 tests/e2e tests/faults $(addprefix --ignore=,$(ALONE))
 	$(PYTEST) --durations=15 $(ALONE)
 
@@ -78,11 +79,16 @@ format: $(VENV)/dev.ok ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/run.ok ## How fast a byte comes in, as a ratio against a bare socket that writes a file
-	$(BIN)/python benchmarks/uploads.py
+$(PEERS)/node_modules/.ok: $(PEERS)/package.json $(PEERS)/package-lock.json $(VENV)/system.ok
+	@echo "Installing the server that uploads are compared with"
+	@cd $(PEERS) && npm ci --no-audit --no-fund --silent
+	@touch $@
 
-bench-downloads: $(VENV)/run.ok ## How fast a stored file goes out, as a ratio against nginx
-	$(BIN)/python benchmarks/downloads.py
+bench: $(VENV)/dev.ok $(PEERS)/node_modules/.ok ## How fast a byte comes in, beside other servers (ARGS=--quick, ARGS=--write)
+	$(BIN)/python -m benchmarks.uploads $(ARGS)
+
+bench-downloads: $(VENV)/dev.ok ## How fast a stored file goes out, beside nginx and FileResponse (ARGS=--quick, ARGS=--write)
+	$(BIN)/python -m benchmarks.downloads $(ARGS)
 
 test-long: $(VENV)/dev.ok $(VENV)/system.ok $(JS)/node_modules/.ok ## The long forms: more of the same, for an hour or so
 	$(BIN)/pytest -m long --timeout 1800 --durations=0 tests
@@ -101,5 +107,5 @@ lock: $(VENV)/dev.ok ## Lock the dependencies anew after a change of pyproject.t
 	$(COMPILE) pyproject.toml requirements/build.in --group dev --extra postgres -c requirements/run.txt -o requirements/dev.txt
 
 clean: ## Remove what was made here: environments, caches, the demo's data (never ./data)
-	rm -rf $(VENV) $(JS)/node_modules demo-data benchmark-* soak-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(JS)/node_modules $(PEERS)/node_modules demo-data benchmark-* soak-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

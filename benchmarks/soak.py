@@ -1,8 +1,10 @@
 """Ten minutes of mixed traffic, then a look at what it left: memory, descriptors, threads, bytes.
 
-Four clients upload in pieces, drop connections in the middle, resume, abandon sessions, run trims,
-download by ranges and delete what they made. The run fails when a byte differs, when an answer is not
-the expected one, or when the data folder or the process does not come back to what it was.
+Four clients upload in pieces (some with checksums, some as parts that are put together), drop
+connections in the middle, resume, abandon sessions, run trims and follow their events, download whole,
+by ranges and not to the end, and delete what they made. The run fails when a byte differs, when an
+answer is not the expected one, or when the data folder or the process does not come back to what it
+was. How much each figure may grow after the warm-up is printed beside it.
 
     make soak
     .venv/bin/python benchmarks/soak.py --minutes 1
@@ -33,7 +35,10 @@ TUS = {"Tus-Resumable": "1.0.0"}
 PATCH = TUS | {"Content-Type": "application/offset+octet-stream"}
 CLIENTS = 4
 PIECE = 512 * 1024
-GROWTH_ALLOWED = {"memory": 64 * 1024 * 1024, "descriptors": 8, "threads": 8}
+GROWTH_ALLOWED = {"memory": 24 * 1024 * 1024, "descriptors": 8, "threads": 8}
+KINDS = ("uploads", "work", "outputs")
+SAMPLE_SECONDS = 5.0
+PLOT_WIDTH, PLOT_HEIGHT = 60, 8
 
 
 @dataclass
@@ -51,10 +56,15 @@ class Client(threading.Thread):
         super().__init__(name=f"client-{seed}")
         self._port, self._clip, self._until, self._tally = port, clip, until, tally
         self._random = random.Random(seed)  # noqa: S311
+        self._sums = False
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
 
     def run(self) -> None:
         errands = [self.trim, self.bytes_only, self.bytes_only, self.abandon]
+        known = self.call("OPTIONS", "/files/", 204).headers["Tus-Extension"].split(",")
+        if "concatenation" in known:
+            errands.append(self.in_parts)
+        self._sums = "checksum" in known
         with self._http:
             while time.monotonic() < self._until:
                 errand = self._random.choice(errands)
@@ -93,9 +103,8 @@ class Client(threading.Thread):
                 offset = int(self.call("HEAD", place, 200, headers=TUS).headers["Upload-Offset"])
                 continue
             piece = content[offset : offset + PIECE]
-            answer = self._http.patch(
-                place, content=piece, headers=PATCH | {"Upload-Offset": str(offset)}
-            )
+            headers = PATCH | {"Upload-Offset": str(offset)} | self.checksum(piece)
+            answer = self._http.patch(place, content=piece, headers=headers)
             if answer.status_code in {409, 423}:
                 offset = int(self.call("HEAD", place, 200, headers=TUS).headers["Upload-Offset"])
                 continue
@@ -104,6 +113,14 @@ class Client(threading.Thread):
                 raise AssertionError(msg)
             offset = int(answer.headers["Upload-Offset"])
         return self.call("HEAD", place, 200, headers=TUS)
+
+    def checksum(self, piece: bytes) -> dict[str, str]:
+        """Now and then a body brings the digest of its bytes."""
+        if not self._sums or self._random.random() < 0.6:
+            return {}
+        digest = base64.b64encode(hashlib.sha256(piece).digest()).decode()
+        self._tally.done["checksums"] += 1
+        return {"Upload-Checksum": f"sha256 {digest}"}
 
     def drop(self, place: str, offset: int, content: bytes) -> None:
         """Begin a PATCH, send a part of it, and vanish."""
@@ -127,6 +144,7 @@ class Client(threading.Thread):
         then = {"operation": "trim", "params": {"start": 0.5, "end": 1.5}}
         finished = self.upload(self._clip, self.session(expected_files=1, then=then))
         batch, job = finished.headers["Tidemill-Batch"], finished.headers["Tidemill-Job"]
+        self.follow(job)
         state: dict[str, Any] = {}
         for _ in range(1200):
             state = self.call("GET", f"/api/v1/jobs/{job}", 200).json()
@@ -146,18 +164,70 @@ class Client(threading.Thread):
             raise AssertionError("the output differs")
         self.call("DELETE", f"/api/v1/batches/{batch}", 204)
 
+    def follow(self, job: str) -> None:
+        """Read the job's events to their end, or leave in the middle."""
+        leaves = self._random.random() < 0.3
+        with self._http.stream("GET", f"/api/v1/jobs/{job}/events") as events:
+            for _ in events.iter_lines():
+                if leaves:
+                    break
+        self._tally.done["event streams"] += 1
+
+    def in_parts(self) -> None:
+        """As clients with parallel uploads do: parts first, then the file that is made of them."""
+        parts = [self._random.randbytes(self._random.randrange(1, 700_000)) for _ in range(3)]
+        places = []
+        for part in parts:
+            told = TUS | {"Upload-Length": str(len(part)), "Upload-Concat": "partial"}
+            place = self.call("POST", "/files/", 201, headers=told).headers["Location"]
+            headers = PATCH | {"Upload-Offset": "0"} | self.checksum(part)
+            self.call("PATCH", place, 204, headers=headers, content=part)
+            places.append(place)
+        headers = TUS | {"Upload-Concat": "final;" + " ".join(places)}
+        made = self.call("POST", "/files/", 201, headers=headers)
+        if self.call("GET", made.headers["Location"], 200).content != b"".join(parts):
+            raise AssertionError("the bytes of the parts differ")
+        head = self.call("HEAD", made.headers["Location"], 200, headers=TUS)
+        self.call("DELETE", f"/api/v1/batches/{head.headers['Tidemill-Batch']}", 204)
+
+    def leave_download(self, place: str) -> None:
+        """Begin a download and go away after a few bytes."""
+        with socket.create_connection(("127.0.0.1", self._port), timeout=10) as line:
+            line.sendall(f"GET {place} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            line.recv(self._random.randrange(1, 100_000))
+        self._tally.done["downloads left"] += 1
+
     def bytes_only(self) -> None:
         content = self._random.randbytes(self._random.randrange(1, 4 * 1024 * 1024))
         finished = self.upload(content, self.session(expected_files=1))
         place = f"/files/{finished.headers['Tidemill-Upload']}"
         if self.call("GET", place, 200).content != content:
             raise AssertionError("the bytes differ")
+        self.leave_download(place)
         self.call("DELETE", f"/api/v1/batches/{finished.headers['Tidemill-Batch']}", 204)
 
     def abandon(self) -> None:
         session = self.session()
         self.upload(self._random.randbytes(100_000), session)
         self.call("DELETE", f"/api/v1/upload/{session}", 204)
+
+
+class Watch(threading.Thread):
+    """Looks at the memory of a process, in MiB, every few seconds."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        super().__init__(name="watch", daemon=True)
+        self._process = process
+        self._done = threading.Event()
+        self.samples: list[float] = []
+
+    def run(self) -> None:
+        while not self._done.wait(SAMPLE_SECONDS):
+            self.samples.append(self._process.memory_info().rss / 1024 / 1024)
+
+    def end(self) -> None:
+        self._done.set()
+        self.join()
 
 
 def figures(process: psutil.Process) -> dict[str, int]:
@@ -171,10 +241,7 @@ def figures(process: psutil.Process) -> dict[str, int]:
 def left_over(data: Path) -> list[str]:
     """Files in the data folder that belong to nothing any more."""
     return [
-        str(p.relative_to(data))
-        for kind in ("uploads", "work", "outputs")
-        for p in (data / kind).rglob("*")
-        if p.is_file()
+        str(p.relative_to(data)) for kind in KINDS for p in (data / kind).rglob("*") if p.is_file()
     ]
 
 
@@ -240,23 +307,56 @@ def soak(folder: Path, minutes: float) -> int:
         process = psutil.Process(server.pid)
         # Warm first: the allocator keeps what the busiest minute needed, and gives none of it back.
         run_clients(port, clip, 60, tally)
+        watch = Watch(process)
         before = figures(process)
+        watch.start()
         run_clients(port, clip, minutes * 60, tally)
+        watch.end()
         time.sleep(5)
         after = figures(process)
+        unexplained = httpx.get(f"http://127.0.0.1:{port}/api/v1/storage").json()
         left = left_over(folder / "data")
     finally:
         server.terminate()
         server.wait(60)
     print(", ".join(f"{count} x {name}" for name, count in sorted(tally.done.items())))
-    grown = []
-    for name, start in before.items():
-        print(f"{name:12} {start:>12} at start {after[name]:>12} at end")
-        if after[name] - start > GROWTH_ALLOWED[name]:
-            grown.append(f"{name} grew by {after[name] - start}")
+    grown = print_figures(before, after)
+    plot(watch.samples)
     wrong = [*tally.faults, *grown, *(f"left over: {path}" for path in left)]
-    print("\n".join(wrong) or "nothing left over, nothing went wrong")
+    wrong += [
+        f"{kind['kind']}: {kind['size_bytes']} bytes left"
+        for kind in unexplained["kinds"]
+        if kind["kind"] in KINDS and kind["size_bytes"]
+    ]
+    print("\n".join(wrong) or "0 bytes left over, nothing went wrong")
     return len(wrong)
+
+
+def print_figures(before: dict[str, int], after: dict[str, int]) -> list[str]:
+    """Print the table and return what grew too much. Memory in MiB."""
+    print(f"{'':12} {'at start':>10} {'at end':>10} {'may grow':>10}")
+    for name, start in before.items():
+        unit = 1024 * 1024 if name == "memory" else 1
+        row = (start / unit, after[name] / unit, GROWTH_ALLOWED[name] / unit)
+        print(f"{name:12} " + " ".join(f"{value:10.1f}" for value in row))
+    return [
+        f"{name} grew by {after[name] - start}"
+        for name, start in before.items()
+        if after[name] - start > GROWTH_ALLOWED[name]
+    ]
+
+
+def plot(samples: list[float]) -> None:
+    """Print memory over time as columns of stars."""
+    if not samples:
+        return
+    step = max(1, len(samples) // PLOT_WIDTH)
+    columns = [max(samples[n : n + step]) for n in range(0, len(samples), step)]
+    low, high = min(columns), max(columns)
+    print(f"memory, {low:.1f} to {high:.1f} MiB, a column each {step * SAMPLE_SECONDS:.0f} s")
+    for line in range(PLOT_HEIGHT, 0, -1):
+        floor = low + (high - low) * (line - 1) / PLOT_HEIGHT
+        print("".join("*" if column >= floor else " " for column in columns))
 
 
 def run_clients(port: int, clip: bytes, seconds: float, tally: Tally) -> None:
