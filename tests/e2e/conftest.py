@@ -49,6 +49,19 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield make().start()
 
 
+@pytest.fixture(scope="module")
+def make_own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Make servers for a module's tests, which may stop and kill and must start them again."""
+    with _servers_in(tmp_path_factory.mktemp("own")) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def own_server(make_own_server: Callable[..., Server]) -> Server:
+    """A running server with the settings as they come, for a module."""
+    return make_own_server().start()
+
+
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten seconds of H.264 and AAC at 30 fps, several megabytes."""

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from tests.e2e.harness import free_port, wait_for
 START_SECONDS = 10.0
 STOP_SECONDS = 10.0
 
+_PAGE = Path(__file__).resolve().parents[2] / "docs" / "running.md"
 _CONFIG = """\
 daemon off;
 {user}
@@ -86,6 +88,21 @@ class Nginx:
                 more=more,
             )
         )
+
+    @classmethod
+    def of_the_page(cls, folder: Path, upstream_port: int) -> Self:
+        """With the server block of docs/running.md on plain HTTP at ports of the test, all else of it as
+        it is written.
+        """
+        nginx = cls(folder, upstream_port)
+        (block,) = re.findall(r"```nginx\n(.*?)```", _PAGE.read_text(), re.DOTALL)
+        lines = [line for line in block.splitlines() if "ssl_certificate" not in line]
+        text = "\n".join(lines).replace("listen 443 ssl;", f"listen 127.0.0.1:{nginx.port};")
+        assert text.count("http://127.0.0.1:8000;") == 2
+        text = text.replace("http://127.0.0.1:8000;", f"http://127.0.0.1:{upstream_port};")
+        head, _, _ = nginx._config.read_text().partition("  client_max_body_size")
+        nginx._config.write_text(f"{head}{text}\n}}\n")
+        return nginx
 
     @property
     def url(self) -> str:

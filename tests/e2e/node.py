@@ -3,11 +3,14 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 FOLDER = Path(__file__).parent / "js"
 CLIENTS = ("tus-js-client", "tus-js-client-5")
@@ -24,7 +27,7 @@ def require_node() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """The events of one run of upload.mjs, in order."""
+    """The events of one upload, in order."""
 
     exit_code: int
     events: list[dict[str, Any]]
@@ -39,9 +42,18 @@ class Told:
 
     @property
     def success(self) -> dict[str, Any]:
-        assert self.exit_code == 0, self.events
+        assert self.exit_code == 0, self.without_progress
         (found,) = self.of("success")
         return found
+
+    @property
+    def error(self) -> dict[str, Any]:
+        (found,) = self.of("error")
+        return found
+
+    @property
+    def without_progress(self) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] not in {"progress", "chunk"}]
 
 
 @contextmanager
@@ -73,3 +85,112 @@ def finish(process: "subprocess.Popen[str]", seconds: float = 60.0) -> Told:
 def run_upload(wish: Mapping[str, Any], seconds: float = 60.0) -> Told:
     with start_upload(wish) as process:
         return finish(process, seconds)
+
+
+@dataclass(slots=True)
+class Run:
+    """A wish that a Scenarios process works on."""
+
+    events: list[dict[str, Any]] = field(default_factory=list)
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    def of(self, name: str) -> list[dict[str, Any]]:
+        return [event for event in list(self.events) if event["event"] == name]
+
+    @property
+    def has_ended(self) -> bool:
+        return self._ended.is_set()
+
+    def add(self, event: dict[str, Any]) -> None:
+        if event["event"] == "end":
+            self._ended.set()
+        else:
+            self.events.append(event)
+
+    def finish(self, seconds: float = 90.0) -> Told:
+        """Wait for its end and return what it told."""
+        told = Told(0, self.events)
+        assert self._ended.wait(seconds), f"no end within {seconds} s: {told.without_progress}"
+        return Told(1 if told.of("error") else 0, self.events)
+
+    def wait_for(self, name: str, seconds: float = 30.0) -> dict[str, Any]:
+        """Return the first event of this name once there is one."""
+        deadline = time.monotonic() + seconds
+        while not (found := self.of(name)):
+            assert time.monotonic() < deadline, f"no {name} within {seconds} s: {self.events}"
+            time.sleep(0.01)
+        return found[0]
+
+
+class Scenarios:
+    """One Node that works on any number of wishes, also at once: its start costs more than most."""
+
+    def __init__(self, folder: Path) -> None:
+        require_node()
+        self._errors = folder / "scenarios.err"
+        self._runs: list[Run] = []
+
+    def __enter__(self) -> Self:
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                ["node", "scenarios.mjs"],
+                cwd=FOLDER,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        self._reader = threading.Thread(target=self._read, name="scenarios", daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        process = self._process
+        assert process.stdin
+        assert process.stdout
+        process.stdin.close()
+        if kind is not None or not all(run.has_ended for run in self._runs):
+            process.kill()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(20)
+            raise
+        finally:
+            self._reader.join(20)
+            process.stdout.close()
+        told = self._errors.read_text()
+        assert not told, told
+
+    def start(self, wish: Mapping[str, Any]) -> Run:
+        run = Run()
+        self._runs.append(run)
+        line = json.dumps({**wish, "run": len(self._runs) - 1})
+        assert self._process.stdin
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        return run
+
+    def run(self, wish: Mapping[str, Any], seconds: float = 90.0) -> Told:
+        return self.start(wish).finish(seconds)
+
+    def until(self, look: Callable[[], bool], what: str, run: Run, seconds: float = 30.0) -> None:
+        """Wait until ``look`` is true, while the run has not ended."""
+        deadline = time.monotonic() + seconds
+        while not look():
+            told = Told(0, run.events).without_progress
+            assert not run.has_ended, f"it ended before {what}: {told}"
+            assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}: {told}"
+            time.sleep(0.01)
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            event = json.loads(line)
+            self._runs[event.pop("run")].add(event)

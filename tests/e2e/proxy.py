@@ -10,6 +10,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+from tests.e2e.heads import Conversation, Head
+
 CHUNK_BYTES = 64 * 1024
 
 
@@ -17,7 +19,9 @@ class Proxy:
     """Listens on a free port. ``cut_after`` are totals of bytes from clients at which to cut.
 
     A cut resets both sides, as a lost mobile link with a changed address looks to the server.
-    ``bytes_per_second`` slows the way to the server.
+    ``bytes_per_second`` slows the way to the server. ``hold_at`` are totals at which nothing more is
+    carried to the server, on any connection, until ``let_go``; with ``hold_each_at`` each upload
+    is held at that byte of it. ``heads`` are the requests so far, each with its answer.
     """
 
     def __init__(
@@ -26,10 +30,18 @@ class Proxy:
         *,
         cut_after: Sequence[int] = (),
         bytes_per_second: float | None = None,
+        hold_at: Sequence[int] = (),
+        hold_each_at: int | None = None,
     ) -> None:
         self._upstream_port = upstream_port
         self._cut_after = sorted(cut_after)
         self._bytes_per_second = bytes_per_second
+        self._hold_at = sorted(hold_at)
+        self._hold_each_at = hold_each_at
+        self._held = 0
+        self._may_carry = threading.Event()
+        self._may_carry.set()
+        self.heads: list[Head] = []
         self.cuts = 0
         self.bytes_from_clients = 0
         self._lock = threading.Lock()
@@ -54,6 +66,7 @@ class Proxy:
         trace: TracebackType | None,
     ) -> None:
         self._closing = True
+        self.let_go()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -64,6 +77,33 @@ class Proxy:
     def speed_up(self) -> None:
         """Stop slowing."""
         self._bytes_per_second = None
+
+    def slow_down(self, bytes_per_second: float) -> None:
+        """Slow the way to the server."""
+        self._bytes_per_second = bytes_per_second
+
+    @property
+    def is_holding(self) -> bool:
+        return self._held > 0 or not self._may_carry.is_set()
+
+    @property
+    def is_creating(self) -> bool:
+        """Whether the server was asked for an upload and has not answered yet."""
+        return any(head.creates and head.status is None for head in list(self.heads))
+
+    def hold_each(self, position: int) -> None:
+        """From now on hold each upload at this byte of it."""
+        self._hold_each_at = position
+
+    def let_go(self) -> None:
+        """Carry on after a hold."""
+        self._hold_each_at = None
+        self._may_carry.set()
+
+    def hold_no_more(self) -> None:
+        """Carry on, and hold nothing any more."""
+        self._hold_at = []
+        self.let_go()
 
     def cut_all(self) -> None:
         """Reset every connection that is open."""
@@ -98,6 +138,7 @@ class Proxy:
 
     def _carry(self, client: socket.socket, upstream: socket.socket) -> None:
         other = {client: upstream, upstream: client}
+        conversation = Conversation(self.heads)
         with selectors.DefaultSelector() as selector:
             selector.register(client, selectors.EVENT_READ)
             selector.register(upstream, selectors.EVENT_READ)
@@ -111,9 +152,14 @@ class Proxy:
                             selector.unregister(sock)
                             other[sock].shutdown(socket.SHUT_WR)
                             continue
-                        other[sock].sendall(data)
-                        if sock is client:
-                            self._count(len(data))
+                        if sock is upstream:
+                            conversation.from_server(data)
+                            client.sendall(data)
+                            continue
+                        self._wait(conversation.position)
+                        upstream.sendall(data)
+                        conversation.from_client(data)
+                        self._count(len(data))
                     if self._closing:
                         return
             except OSError:
@@ -124,8 +170,25 @@ class Proxy:
                 client.close()
                 upstream.close()
 
+    def _wait(self, position: int) -> None:
+        """Wait until a connection may carry on whose upload has come to this byte."""
+        if self._is_held_at(position):
+            with self._lock:
+                self._held += 1
+            while self._is_held_at(position):
+                time.sleep(0.01)
+            with self._lock:
+                self._held -= 1
+        self._may_carry.wait()
+
+    def _is_held_at(self, position: int) -> bool:
+        return self._hold_each_at is not None and position >= self._hold_each_at
+
     def _count(self, size: int) -> None:
         self.bytes_from_clients += size
+        if self._hold_at and self.bytes_from_clients >= self._hold_at[0]:
+            self._hold_at.pop(0)
+            self._may_carry.clear()
         if self._cut_after and self.bytes_from_clients >= self._cut_after[0]:
             self._cut_after.pop(0)
             self.cuts += 1

@@ -9,7 +9,9 @@ PAGE = "http://localhost:5173"
 STRANGER = "https://stranger.example"
 TUS_REQUEST_HEADERS = (
     "authorization, content-type, tus-resumable, upload-length, upload-metadata, upload-offset, "
-    "upload-defer-length, x-http-method-override, x-request-id"
+    "upload-defer-length, upload-checksum, upload-concat, x-http-method-override, x-request-id, "
+    # Of the other protocol that tus-js-client speaks, so that a page can read why it is refused.
+    "upload-complete, upload-draft-interop-version"
 )
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
 import tarfile
@@ -38,15 +37,6 @@ BEARER = {"Authorization": f"Bearer {KEY}"}
 # --- behind nginx --------------------------------------------------------------------------------------
 
 
-def page_server(nginx: Nginx, upstream_port: int) -> str:
-    """The page's server block on plain HTTP at the ports of the test; all else is as it is written."""
-    (block,) = re.findall(r"```nginx\n(.*?)```", PAGE, re.DOTALL)
-    lines = [line for line in block.splitlines() if "ssl_certificate" not in line]
-    text = "\n".join(lines).replace("listen 443 ssl;", f"listen 127.0.0.1:{nginx.port};")
-    assert text.count("http://127.0.0.1:8000;") == 2
-    return text.replace("http://127.0.0.1:8000;", f"http://127.0.0.1:{upstream_port};")
-
-
 @pytest.fixture
 def proxied(make_server: Callable[..., Server], tmp_path: Path) -> tuple[Server, Nginx]:
     """A service with the page's settings, and nginx with the page's lines, not yet started."""
@@ -57,10 +47,7 @@ def proxied(make_server: Callable[..., Server], tmp_path: Path) -> tuple[Server,
     server = make_server(
         {"TRUSTED_PROXIES": "127.0.0.1", "ADMIN_KEY_FILE": key_file, "DRAIN_SECONDS": "1"}
     )
-    nginx = Nginx(tmp_path, server.port)
-    config = nginx._config.read_text()
-    head, _, _ = config.partition("  client_max_body_size")
-    nginx._config.write_text(head + page_server(nginx, server.port) + "\n}\n")
+    nginx = Nginx.of_the_page(tmp_path, server.port)
     server.start({"PUBLIC_URL": nginx.url})
     return server, nginx
 

@@ -35,6 +35,8 @@ NEVER = 7 * 86400.0
 class Served:
     """One running application. ``http`` talks to it; ``write`` and ``read`` are its own transactions."""
 
+    http_protocol: type[asyncio.Protocol] | str = "auto"
+
     def __init__(self, settings: Settings, **headers: str) -> None:
         self.app: FastAPI = create_app(settings)
         self.data = settings.data.data_dir
@@ -44,6 +46,7 @@ class Served:
         self.url = f"http://127.0.0.1:{self.port}"
         config = uvicorn.Config(
             self.app,
+            http=self.http_protocol,
             loop="asyncio",
             log_config=None,
             access_log=False,
@@ -195,10 +198,10 @@ def wait_for(look: Callable[[], T | None], seconds: float = 20.0) -> T:
         time.sleep(0.02)
 
 
-def settings_for(data: Path, **groups: dict[str, Any]) -> Settings:
+def settings_for(data_dir: Path, /, **groups: dict[str, Any]) -> Settings:
     """Settings of a service on ``data``; every group may be changed in part."""
     chosen: dict[str, dict[str, Any]] = {
-        "data": {"data_dir": data},
+        "data": {"data_dir": data_dir},
         "disk": {"disk_reserve_bytes": 0},
         "service": {"log_format": "json"},
         # Sweeps run at the start and when a test asks for one.

@@ -36,6 +36,7 @@ from app.infrastructure.database.engine import SqlDatabase
 from app.infrastructure.database.migrate import upgrade
 from app.infrastructure.metrics import PrometheusMetrics
 from app.infrastructure.storage.local import LocalFiles
+from app.infrastructure.storage.part_copy import FilePartCopier
 from app.infrastructure.storage.paths import DataFolder
 from app.infrastructure.storage.upload_bytes import FileUploadBytes
 from app.infrastructure.storage.upload_locks import FlockUploadLocks
@@ -164,6 +165,7 @@ def _wire(
         metrics=metrics,
         disposal=disposal,
         completion=completion,
+        copier=FilePartCopier(folder, fsync=config.fsync),
         policy=UploadPolicy(
             max_upload_bytes=config.max_upload_bytes,
             metadata_max_bytes=config.metadata_max_bytes,
