@@ -97,7 +97,7 @@ faults: $(VENV)/dev.ok $(VENV)/system.ok $(JS)/node_modules/.ok ## Only the faul
 	$(PYTEST) --durations=15 tests/faults
 
 soak: $(VENV)/dev.ok ## Ten minutes of mixed traffic; memory, descriptors, threads and bytes at start and end
-	$(BIN)/python benchmarks/soak.py
+	$(BIN)/python benchmarks/soak.py $(ARGS)
 
 docs: $(VENV)/dev.ok ## Write the generated pages anew (settings, errors, metrics, .env.example)
 	$(BIN)/python scripts/generate_docs.py

@@ -49,8 +49,8 @@ NAMES = (
     b"Range Host Connection Authorization Idempotency-Key X-Request-ID X-Forwarded-Host Trailer Upgrade"
 ).split()
 VALUES = [
-    *b"1.0.0 0.2.2 1 chunked close keep-alive 100-continue PATCH DELETE HEAD bytes=0-3 bytes=9-1 partial "
-    b"final; h2c".split(),
+    *b"1.0.0 0.2.2 1 chunked close keep-alive 100-continue PATCH DELETE HEAD bytes=0-3 bytes=9-1 "
+    b"partial final; h2c".split(),
     b"final;/files/ /files/../x http://evil/files/" + b"a" * 32,
     b"final;" + b" ".join([b"/files/" + b"b" * 32] * 200),
     b"sha1 " + base64.b64encode(b"x" * 20),

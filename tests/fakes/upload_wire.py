@@ -34,39 +34,46 @@ class Answer:
 
 
 class Counted(Served):
-    """The service with the protocol that it really has. ``begun`` and ``ended`` count its requests."""
+    """The service with the protocol that it really has. ``begun`` counts its requests, ``active`` are
+    the client ports of those under way.
+    """
 
     http_protocol = LimitedProtocol
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self.begun = self.ended = 0
+        self.begun = 0
+        self.active: set[int] = set()
         self._server.config.app = self._counting(self.app)
         self.hanging: list[RawRequest] = []
+        self._hanging_ports: set[int] = set()
 
     def _counting(self, app: ASGIApp) -> ASGIApp:
         async def counting(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
                 await app(scope, receive, send)
                 return
+            port = scope["client"][1]
+            self.active.add(port)
             self.begun += 1
             try:
                 await app(scope, receive, send)
             finally:
-                self.ended += 1
+                self.active.discard(port)
 
         return counting
 
     def let_go(self, hung: RawRequest) -> None:
         """Close a request whose body hangs."""
         self.hanging.remove(hung)
+        self._hanging_ports = {each.socket.getsockname()[1] for each in self.hanging}
         with contextlib.suppress(OSError):
             hung.socket.close()
 
     @property
     def is_quiet(self) -> bool:
         """Whether no request is under way but those that hang."""
-        return self.ended >= self.begun - len(self.hanging)
+        return self.active.copy() <= self._hanging_ports
 
     def wait_until_quiet(self) -> None:
         until(lambda: self.is_quiet, "the end of every request")
@@ -130,6 +137,7 @@ class Counted(Served):
                 until(lambda: self.begun > begun, "the request")
             if body.end is End.HANGS:
                 self.hanging.append(request)
+                self._hanging_ports.add(request.socket.getsockname()[1])
                 return Answer(0, {}, b""), request
         with request:
             if body is not None and body.end is not End.WHOLE:

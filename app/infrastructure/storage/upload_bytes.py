@@ -155,6 +155,8 @@ class FileUploadWriter:
     async def write(self, chunk: bytes | memoryview) -> None:
         if self._failure is not None:
             raise self._failure
+        if not chunk:
+            return
         self._pending.append(chunk)
         self._pending_bytes += len(chunk)
         is_lent = isinstance(chunk, memoryview)
