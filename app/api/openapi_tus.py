@@ -96,7 +96,7 @@ _OVERRIDE = _header(
     "X-HTTP-Method-Override",
     "For clients that can only POST.",
     "PATCH",
-    enum=["PATCH", "DELETE", "HEAD"],
+    enum=["PATCH", "DELETE"],
 )
 _LENGTH = _header(
     "Upload-Length", "Bytes in all; or send Upload-Defer-Length.", "73400320", **_BYTES

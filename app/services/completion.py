@@ -1,12 +1,20 @@
 """Completing uploads: once each, in one transaction with the batch their session becomes."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
 
-from app.domain.errors import UploadGone, UploadIncomplete, UploadNotFound
+from app.domain.errors import (
+    AppError,
+    NoSpace,
+    StorageFailed,
+    UploadGone,
+    UploadIncomplete,
+    UploadNotFound,
+)
 from app.domain.jobs import JobPolicy
 from app.domain.sessions import SessionPolicy
 from app.domain.tombstones import Reason, ThingKind
@@ -22,6 +30,7 @@ from app.services.absence import as_gone
 from app.services.batch_follow_up import follow_up
 from app.services.batching import BatchMade, OperationLookup, make_batch
 from app.services.burial import bury_part, bury_with_own_session
+from app.services.cancellation import uninterrupted
 from app.services.disposal import Disposal
 from app.services.ports import (
     Clock,
@@ -32,6 +41,7 @@ from app.services.ports import (
     UploadBytes,
     WriterLocks,
 )
+from app.services.upload_distrust import durable_offset, take_back
 
 log = structlog.get_logger(__name__)
 
@@ -123,6 +133,9 @@ class CompletionService:
         return await self.db.read(lambda tx: completion_of(tx, upload))
 
     async def _complete(self, upload: Upload, *, synced: bool) -> Completion:
+        if synced and upload.kind is UploadKind.FINAL:
+            # Copied and synced just now: what was said of the bytes before these is over.
+            upload = replace(upload, verified_offset=None)
         self._check_whole(upload)
         if upload.length == 0 or not (synced or self.store.fsync is FsyncMode.OFF):
             # A file of no bytes has to be made; the others must be durable before a row says so.
@@ -130,6 +143,12 @@ class CompletionService:
             try:
                 if self.store.fsync is not FsyncMode.OFF:
                     await writer.sync()
+            except (NoSpace, StorageFailed):
+                # A disk says once that it may have lost bytes, and its next sync succeeds.
+                offset = durable_offset(upload, upload.length or 0)
+                with suppress(AppError):  # the failed sync is the news
+                    await uninterrupted(take_back(self.db, upload.id, writer, offset))
+                raise
             finally:
                 await writer.close()
         outcome = await self.db.write(lambda tx: self._record(tx, upload.id))
@@ -191,6 +210,7 @@ class CompletionService:
             complete(upload, now),
             synced_offset=upload.length or 0,
             boot_id=self.store.boot_id,
+            verified_offset=None,
         )
         tx.uploads.update(done, expected=UploadStatus.RECEIVING)
         return done

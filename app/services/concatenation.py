@@ -1,5 +1,6 @@
 """Finals: uploads put together of parts that came by themselves (tus 1.0.0, "Concatenation")."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -8,8 +9,8 @@ import structlog
 
 from app.domain.errors import (
     AppError,
+    ConflictingUpdate,
     InvalidParts,
-    SessionClosed,
     UploadGone,
     UploadLocked,
     UploadNotFound,
@@ -28,6 +29,9 @@ log = structlog.get_logger(__name__)
 
 _TRIES = 5
 """How often it is looked again for the same final, when somebody else made or ended it meanwhile."""
+FINALS_AT_ONCE = 4
+"""How many finals of a process hold their parts at a time: that takes a descriptor for each of up to
+100 parts, and fewer are copied at once anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +57,23 @@ class NewFinal:
 
 
 class Concatenation:
-    """Makes finals, over the uploads of one service.
+    """Makes finals, over the uploads of one service. ``turns`` are those of its process.
 
     A final holds its own lock and those of its parts until it is complete, so nobody ends or expires
     them meanwhile. Its row is there before its first byte: who asks for the same again waits for it.
     One transaction completes it and buries its parts; until then they are as they were.
     """
 
-    def __init__(self, uploads: UploadService) -> None:
+    def __init__(self, uploads: UploadService, turns: asyncio.Semaphore) -> None:
         self._uploads = uploads
+        self._turns = turns
 
     async def make(self, wish: NewFinal) -> Completion:
         """Put the parts together and complete the final; the same wish again returns the same.
 
         Raises InvalidParts, UploadTooLarge, NoSpace, StorageFailed, SessionNotFound, SessionGone,
-        SessionClosed: then the parts are as they were. UploadLocked: it is being made, ask again.
+        SessionClosed: then the parts are as they were. UploadLocked: it is being made, or too many
+        others are; ask again.
         """
         clock, wait = self._uploads.clock, self._uploads.policy.lock_wait_seconds
         until = clock.monotonic() + wait
@@ -111,17 +117,44 @@ class Concatenation:
         async with hold as held:
             row = None
             if found is not None:
-                # Only now is it certain what the row says: its maker has let go.
-                row = await uploads.db.read(lambda tx: tx.uploads.find(final_id))
+                row = await self._find_left(final_id)
                 if row is None:
                     return None
                 if row.status is UploadStatus.COMPLETED:
                     return await uploads.completion.find(row)
-            async with self._parts_held(wish, until):
+            async with self._turn(until), self._parts_held(wish, until):
                 parts = await self._parts_of(wish, row)
                 if row is None:
                     row = await self._insert(wish, final_id, parts)
                 return None if row is None else await self._fill(wish, row, parts, held)
+
+    async def _find_left(self, final_id: str) -> Upload | None:
+        """Return the row of a final whose lock was waited for, as this boot's; None when it is gone."""
+        uploads = self._uploads
+        # Only now is it certain what the row says: its maker has let go.
+        row = await uploads.db.read(lambda tx: tx.uploads.find(final_id))
+        if row is None or not uploads.recovery.is_left_behind(row):
+            return row
+        try:
+            return await uploads.recovery.adopt(row)
+        except ConflictingUpdate:  # its session became a batch just now
+            return None
+
+    @asynccontextmanager
+    async def _turn(self, until: float) -> AsyncIterator[None]:
+        """Wait for a turn. With the final held, so that the same wish again waits for that, and with
+        no part held. Raises UploadLocked.
+        """
+        try:
+            async with asyncio.timeout(self._left(until)):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            msg = "Other uploads are being put together of their parts."
+            raise UploadLocked(msg, retry_after_seconds=1) from error
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     @asynccontextmanager
     async def _parts_held(self, wish: NewFinal, until: float) -> AsyncIterator[None]:
@@ -177,6 +210,8 @@ class Concatenation:
                 return None
             if total > _total(once):
                 # The parts have promised the room of each of them, but not of one that comes twice.
+                # No row promises that either: it is there now, and a creation during the copy may
+                # take it. Then the copy meets a full disk, and the final ends with its parts intact.
                 space.require(tx, total - _total(once))
             now = uploads.clock.now()
             for part in once:
@@ -196,35 +231,41 @@ class Concatenation:
 
     async def _fill(
         self, wish: NewFinal, row: Upload, parts: Sequence[Upload], held: WriterHold
-    ) -> Completion:
-        uploads = self._uploads
-        is_copied = uploads.offset_of(row) == row.length
-        if not is_copied:
-            await self._copy(wish, row, parts)
-        if row.length == 0:
-            held.keep_file()
-        try:
-            return await uploads.completion.complete(row.id, held=row, synced=not is_copied)
-        except UploadGone as error:
-            await uploads.disposal.settle([upload_path(row.id)])
-            if error.extra.get("reason") != Reason.SUPERSEDED.value:
-                raise
-            await self._require_whole(wish)
-            msg = "The session became a batch while the parts were put together; they are kept."
-            raise SessionClosed(msg, extra={"session_id": row.session_id}) from error
+    ) -> Completion | None:
+        """Make the final whole and complete it; None when its row ended meanwhile.
 
-    async def _copy(self, wish: NewFinal, row: Upload, parts: Sequence[Upload]) -> None:
+        That of a session that became a batch does, and its file with it, whoever holds it. Looked
+        for again, it is refused for the reason that whoever asks later is told.
+        """
+        uploads = self._uploads
+        was_whole = is_whole = uploads.offset_of(row) == row.length
+        try:
+            if not is_whole:
+                await self._copy(row, parts)
+                is_whole = True
+            if row.length == 0:
+                held.keep_file()
+            return await uploads.completion.complete(row.id, held=row, synced=not was_whole)
+        except AppError as error:
+            if await uploads.db.read(lambda tx: tx.uploads.find(row.id)) is None:
+                log.info("upload.concatenation_overtaken", upload_id=row.id, code=error.code)
+                await uploads.disposal.settle([upload_path(row.id)])
+                return None
+            if not is_whole:
+                await self._give_up(wish, row, error)
+            raise
+
+    async def _give_up(self, wish: NewFinal, row: Upload, error: AppError) -> None:
+        log.warning("upload.concatenation_failed", upload_id=row.id, code=error.code)
+        with suppress(AppError):  # else it goes when it expires
+            await self._uploads.withdraw_held(wish.owner, row.id)
+        # A sweep may have completed what a dead process left: then the parts are in that.
+        await self._require_whole(wish)
+
+    async def _copy(self, row: Upload, parts: Sequence[Upload]) -> None:
         uploads = self._uploads
         began = uploads.clock.monotonic()
-        try:
-            await uploads.copier.copy(row.id, [(part.id, part.length or 0) for part in parts])
-        except AppError as error:
-            log.warning("upload.concatenation_failed", upload_id=row.id, code=error.code)
-            with suppress(AppError):  # else it goes when it expires
-                await uploads.withdraw_held(wish.owner, row.id)
-            # A sweep may have completed what a dead process left: then the parts are in that.
-            await self._require_whole(wish)
-            raise
+        await uploads.copier.copy(row.id, [(part.id, part.length or 0) for part in parts])
         log.info(
             "upload.concatenated",
             upload_id=row.id,

@@ -646,7 +646,8 @@ class PartCopier(Protocol):
 
     async def copy(self, final_id: str, parts: Sequence[tuple[str, int]]) -> None:
         """Make the file of ``final_id`` the bytes of ``parts`` (id and length in bytes), in their
-        order, and durable unless nothing ever is (``FsyncMode.OFF``). The caller holds them all.
+        order, and durable unless nothing ever is (``FsyncMode.OFF``). The caller holds them all,
+        so that the file is there.
 
         What the file had is overwritten, and it grows from its beginning to its end: one that has
         the length of all parts is whole. Raises ``NoSpace`` and ``StorageFailed`` and leaves no

@@ -1,12 +1,15 @@
 """What becomes of unfinished uploads when a process or the machine stops or dies."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import structlog
 
-from app.domain.errors import AppError
+from app.domain.errors import AppError, NoSpace, StorageFailed
 from app.domain.uploads import FsyncMode, Upload, UploadStatus
+from app.services.cancellation import uninterrupted
 from app.services.ports import Database, Transaction, UploadBytes, UploadLocks
+from app.services.upload_distrust import durable_offset, take_back
 from app.services.upload_states import offset_of
 
 log = structlog.get_logger(__name__)
@@ -83,9 +86,18 @@ class UploadRecovery:
             if self.store.size(upload.id) <= upload.synced_offset:
                 return False
             async with self.locks.hold(upload.id, wait_seconds=0):
+                # Before the sync: should it fail, it has to be known what the ones before it reached.
+                current = await self.db.read(lambda tx: tx.uploads.find(upload.id))
+                if current is None or current.status is not UploadStatus.RECEIVING:
+                    return False
                 writer = await self.store.open(upload.id, self.store.size(upload.id))
                 try:
                     offset = await writer.sync()
+                except (NoSpace, StorageFailed):
+                    base = durable_offset(current, writer.written)
+                    with suppress(AppError):  # the failed sync is the news
+                        await uninterrupted(take_back(self.db, upload.id, writer, base))
+                    raise
                 finally:
                     await writer.close()
                 await self.db.write(lambda tx: _note_synced(tx, upload.id, offset))

@@ -1,11 +1,9 @@
 """One request that writes an upload: the lock, the declared length, the body, the row's news."""
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
-from enum import Enum
-from typing import Protocol
 
 import structlog
 
@@ -25,9 +23,13 @@ from app.domain.uploads import FsyncMode, Upload, UploadKind, UploadStatus, slid
 from app.services.cancellation import uninterrupted
 from app.services.completion import Completion
 from app.services.ports import Transaction, UploadWriter, WriterHold
+from app.services.upload_body import BodyInterrupted, Interruption, ReadBody
 from app.services.upload_checks import add_to, require_right
+from app.services.upload_distrust import take_back
 from app.services.upload_space import Space, room_for
 from app.services.uploads import UploadService
+
+__all__ = ["BodyInterrupted", "Interruption", "ReadBody", "Writing", "writing"]
 
 log = structlog.get_logger(__name__)
 
@@ -37,28 +39,6 @@ TOUCHES_PER_LIFE = 20
 SYNC_AFTER_BYTES = 256 * 1024 * 1024
 """An unfinished upload with more unsynced bytes is synced at the end of a PATCH with
 FSYNC=complete too: write-back has begun long ago, and a crash of the machine costs less."""
-
-
-class ReadBody(Protocol):
-    def __call__(self) -> Awaitable[bytes | memoryview | None]:
-        """Return the next bytes of a body, None at its end. Raises BodyInterrupted.
-
-        A memoryview is valid until the next call only.
-        """
-        ...
-
-
-class Interruption(Enum):
-    CLIENT_GONE = "client_gone"
-    STALLED = "stalled"
-
-
-class BodyInterrupted(Exception):  # noqa: N818  named for what happened to the body
-    """The body will not come to its end, and nobody waits for an answer; what came was kept."""
-
-    def __init__(self, why: Interruption) -> None:
-        self.why = why
-        super().__init__(why.value)
 
 
 @asynccontextmanager
@@ -73,7 +53,11 @@ async def writing(service: UploadService, upload: Upload) -> AsyncIterator["Writ
         current = await service.find_for_tus(upload.owner, upload.id)
         if service.recovery.is_left_behind(current):
             current = await service.recovery.adopt(current)
-        yield Writing(service, current, hold)
+        held = Writing(service, current, hold)
+        if current.synced_offset > held.offset:
+            # Bytes were cut off and the row was not told: those that come now are not synced yet.
+            held = Writing(service, await service.recovery.adopt(current), hold)
+        yield held
 
 
 class Writing:
@@ -163,11 +147,7 @@ class Writing:
             log.warning("upload.write_failed", upload_id=self.upload.id, code=error.code)
             raise
         finally:
-            if self.upload.verified_offset is not None:
-                await uninterrupted(self._forget_unverified(writer, start))
-            await writer.close()
-            self.offset = self._kept(writer)
-            self._service.metrics.count("upload_bytes_received_total", max(0, self.offset - start))
+            await self._let_go(writer, start)
 
     async def complete(self) -> Completion:
         """Complete the upload, whose bytes are whole. A repeat returns what it became."""
@@ -177,6 +157,15 @@ class Writing:
         return await self._service.completion.complete(
             self.upload.id, held=self.upload, synced=synced
         )
+
+    async def _let_go(self, writer: UploadWriter, start: int) -> None:
+        try:
+            if self.upload.verified_offset is not None:
+                await uninterrupted(self._forget(writer, self.upload.verified_offset))
+        finally:
+            await writer.close()
+            self.offset = self._kept(writer)
+            self._service.metrics.count("upload_bytes_received_total", max(0, self.offset - start))
 
     # --- the body --------------------------------------------------------------------------------
 
@@ -259,12 +248,9 @@ class Writing:
             return
         # First here: when this is cancelled, nobody knows what the row says.
         self.upload = replace(self.upload, verified_offset=start)
-        await self._set_verified(start)
-
-    async def _set_verified(self, offset: int | None) -> None:
         service, upload = self._service, self.upload
         try:
-            await service.db.write(lambda tx: tx.uploads.set_verified(upload.id, offset))
+            await service.db.write(lambda tx: tx.uploads.set_verified(upload.id, start))
         except ConflictingUpdate:
             await service.find_for_tus(upload.owner, upload.id)
             raise
@@ -276,16 +262,13 @@ class Writing:
         self.upload = replace(self.upload, verified_offset=None)
         await self._touch(offset, promised=True, confirms=True)
 
-    async def _forget_unverified(self, writer: UploadWriter, start: int) -> None:
-        """Cut off a body that was not found right, for whatever reason it ended."""
+    async def _forget(self, writer: UploadWriter, offset: int) -> None:
+        """Cut off what must not count, a body that was not found right for instance."""
         try:
-            await self._take_back(writer, start)
-            await self._set_verified(None)
+            await self._take_back(writer, offset)
         except AppError as error:
             # Nobody counts these bytes, and whoever takes the lock next cuts them off.
             log.warning("upload.unverified_left", upload_id=self.upload.id, code=error.code)
-            return
-        self.upload = replace(self.upload, verified_offset=None)
 
     def _kept(self, writer: UploadWriter) -> int:
         """How many bytes count of those that are in the file."""
@@ -307,18 +290,27 @@ class Writing:
         try:
             self._synced = await writer.sync()
         except (NoSpace, StorageFailed):
-            # What a failed sync leaves in the file is anybody's guess, so it was not received.
-            await self._take_back(writer, start)
+            # What a failed sync leaves in the file is anybody's guess, so it was not received. Nor were
+            # earlier bodies that nobody has synced, although they were acknowledged: the disk says
+            # that it may have lost them, and it says so once.
+            await self._forget(writer, min(start, self._synced))
             raise
 
-    async def _take_back(self, writer: UploadWriter, start: int) -> None:
-        """Cut the file to where this body began. The row may know of more by now: bytes that come
-        to this place later are not synced because others were.
-        """
-        await writer.cut_back(start)
-        self._synced = min(self._synced, start)
-        if self.upload.recorded_offset > start:
-            await self._touch(start)
+    async def _take_back(self, writer: UploadWriter, offset: int) -> None:
+        """Have no more than ``offset`` bytes count, and cut the file there: see ``take_back``."""
+        verified = self.upload.verified_offset
+        is_noted = verified is not None and verified <= offset
+        self._synced = min(self._synced, offset)
+        # First here: when this is cancelled or fails, nobody knows what the row says.
+        self.upload = replace(
+            self.upload,
+            recorded_offset=min(self.upload.recorded_offset, offset),
+            synced_offset=min(self.upload.synced_offset, offset),
+            verified_offset=offset,
+        )
+        db, upload_id = self._service.db, self.upload.id
+        if await take_back(db, upload_id, writer, offset, is_noted=is_noted):
+            self.upload = replace(self.upload, verified_offset=None)
 
     async def _undo_declaration(self) -> None:
         """A refused request has written nothing: not the length either that it brought along."""

@@ -20,7 +20,9 @@ from app.domain.ids import new_id
 from app.domain.sweeps import SweepName
 from app.domain.tombstones import Reason
 from app.domain.uploads import UploadKind
+from app.services import batch_follow_up
 from app.services.burial import bury_upload
+from app.services.concatenation import FINALS_AT_ONCE
 from app.services.container import Container
 from app.services.ports import PartCopier
 from tests.factories import make_upload
@@ -190,6 +192,18 @@ def test_a_part_may_leave_its_length_for_later_or_have_none(served: Served) -> N
     assert head(served, empty.headers["location"]).headers["upload-offset"] == "0"
     done = join(served, empty.headers["location"], later, later)
     assert served.http.get(done.headers["location"]).content == ONE + ONE
+
+
+def test_a_part_that_an_empty_patch_makes_whole_is_durable_and_its_row_knows(
+    served: Served,
+) -> None:
+    part = create(served, b"x" * 5000, Upload_Defer_Length="1", Upload_Concat="partial")
+    url = part.headers["location"]
+    for _ in range(2):
+        assert patch(served, url, 5000, b"", Upload_Length="5000").status_code == 204
+        row = served.read(lambda tx: tx.uploads.find(id_in(url)))
+        assert row is not None
+        assert (row.length, row.recorded_offset, row.synced_offset) == (5000, 5000, 5000)
 
 
 def test_a_body_too_long_for_a_part_leaves_it_whole(served: Served) -> None:
@@ -508,11 +522,15 @@ class HalfWay(PartCopier):
         self._copier = served.container.uploads.copier
         self._may_go_on = threading.Event()
         self.failure: Exception | None = None
-        self.final_id = ""
+        self.begun: list[str] = []
+
+    @property
+    def final_id(self) -> str:
+        return self.begun[-1] if self.begun else ""
 
     async def copy(self, final_id: str, parts: Sequence[tuple[str, int]]) -> None:
         await self._copier.copy(final_id, parts[: self._n_first])
-        self.final_id = final_id
+        self.begun.append(final_id)
         while not self._may_go_on.is_set():  # noqa: ASYNC110  set in another thread
             await asyncio.sleep(0.01)
         if self.failure is not None:
@@ -584,11 +602,15 @@ def test_a_copy_that_fails_leaves_the_parts_as_they_were(
     assert served.http.get(done.headers["location"]).content == ONE + TWO
 
 
-def test_a_session_that_becomes_a_batch_meanwhile_takes_no_final(served: Served) -> None:
+@pytest.mark.parametrize(("n_copied", "is_swept"), [(1, False), (0, True), (1, True), (2, True)])
+def test_a_session_that_becomes_a_batch_meanwhile_takes_no_final(
+    n_copied: int, is_swept: bool, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_follow_up, "SUPERSEDED_WAIT_SECONDS", 0.05)
     session_id = served.open_session()
     served.upload(b"by itself", session=session_id)
     urls = [new_part(served, ONE), new_part(served, TWO)]
-    copier = HalfWay(served)
+    copier = HalfWay(served, n_copied)
     with served.exchanged(with_copier(served, copier)), ThreadPoolExecutor(1) as pool:
         metadata = encoded(session=session_id)
         making = pool.submit(join, served, *urls, Upload_Metadata=metadata)
@@ -597,12 +619,40 @@ def test_a_session_that_becomes_a_batch_meanwhile_takes_no_final(served: Served)
             wish = {"session_id": session_id, "only_completed": True}
             made = served.http.post("/api/v1/batches", json=wish)
             assert made.status_code == 201
+            if is_swept:
+                sweep(served, SweepName.SPENT_INPUTS)
+                assert not (served.data / "uploads" / copier.final_id).exists()
         finally:
             copier.go_on()
-        assert code_of(making.result()) == "session_closed"
+        refused = making.result()
+    assert code_of(refused) == "session_closed"
+    with nothing_changes(served):
+        again = join(served, *urls, Upload_Metadata=metadata)
+    assert (again.status_code, code_of(again)) == (refused.status_code, "session_closed")
+    assert len(copier.begun) == 1
     assert len(made.json()["files"]) == 1
     assert not (served.data / "uploads" / copier.final_id).exists()
     assert join(served, *urls).status_code == 201
+
+
+def test_finals_that_wait_for_their_turn_hold_no_part(served: Served) -> None:
+    urls = [new_part(served, bytes([n])) for n in range(FINALS_AT_ONCE + 2)]
+    copier = HalfWay(served, 0)
+    with served.exchanged(with_copier(served, copier)), ThreadPoolExecutor(len(urls)) as pool:
+        making = {url: pool.submit(join, served, url) for url in urls}
+        try:
+            refused = wait_for(
+                lambda: done if len(done := [u for u in urls if making[u].done()]) == 2 else None
+            )
+            assert [making[url].result().status_code for url in refused] == [423, 423]
+            assert len(copier.begun) == FINALS_AT_ONCE
+            # Nobody holds what the refused were to be made of.
+            assert served.http.delete(refused[0], headers=TUS).status_code == 204
+        finally:
+            copier.go_on()
+        answers = [making[url].result().status_code for url in urls if url not in refused]
+        assert answers == [201] * FINALS_AT_ONCE
+        assert patiently(lambda: join(served, refused[1])).status_code == 201
 
 
 # --- what a dead process leaves -------------------------------------------------------------------

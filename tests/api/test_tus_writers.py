@@ -539,13 +539,14 @@ def test_a_disk_error_is_500_with_the_true_offset(tmp_path: Path) -> None:
         assert (response.status_code, code_of(response)) == (500, "storage_failed")
         offset = int(response.headers["upload-offset"])
         assert 1000 <= offset == tus.offset(upload_id) == file.stat().st_size < len(data)
-        # A sync that fails says nothing of what is in the file: the PATCH was not received.
+        # A sync that fails says nothing of what is in the file: no byte was received that no sync
+        # before it has made durable.
         with injected(running, file, "fdatasync,fsync:error=EIO"):
             response = tus.patch(upload_id, offset, data[offset:])
         assert (response.status_code, code_of(response)) == (500, "storage_failed")
-        assert int(response.headers["upload-offset"]) == offset == tus.offset(upload_id)
+        assert int(response.headers["upload-offset"]) == 0 == tus.offset(upload_id)
         assert "tidemill-batch" not in tus.head(upload_id).headers
-        response = tus.patch(upload_id, offset, data[offset:])
+        response = tus.patch(upload_id, 0, data)
         assert (response.status_code, file.read_bytes()) == (204, data)
         assert response.headers["tidemill-batch"]
 

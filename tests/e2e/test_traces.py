@@ -8,7 +8,7 @@ from app.domain.layout import UPLOADS, WORK
 from tests.e2e.harness import Server, wait_for
 from tests.e2e.wire import await_job, open_session, upload
 
-CREATING = "openat,open,creat,mkdir,mkdirat,mknod,mknodat,link,linkat,symlink,symlinkat"
+CREATING = "openat,openat2,open,creat,mkdir,mkdirat,mknod,mknodat,link,linkat,symlink,symlinkat"
 RENAMING = "rename,renameat,renameat2"
 _CALL = re.compile(r"^\d+ +(\w+)\((.*)\) = (\d+)")
 _RESUMED = re.compile(r"^(\d+) +<\.\.\. \w+ resumed>(.*)$")

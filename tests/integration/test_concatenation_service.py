@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -12,10 +13,11 @@ from app.domain.errors import InvalidParts, NoSpace, UploadLocked
 from app.domain.ids import new_id
 from app.domain.uploads import PARTIAL, FsyncMode, Upload, UploadKind, UploadMetadata
 from app.services.completion import Completion
-from app.services.concatenation import Concatenation, NamedPart, NewFinal
+from app.services.concatenation import FINALS_AT_ONCE, Concatenation, NamedPart, NewFinal
 from app.services.ports import PartCopier
 from app.services.upload_states import NewUpload
 from app.services.upload_writing import ReadBody, writing
+from app.services.uploads import UploadService
 from tests.fakes.tus_server import Parts, TusConfig, open_parts
 
 ME = "me"
@@ -66,12 +68,16 @@ def wish(*part_ids: str) -> NewFinal:
     return NewFinal(ME, UploadMetadata(), header, named)
 
 
+def over(uploads: UploadService, turns: asyncio.Semaphore | None = None) -> Concatenation:
+    return Concatenation(uploads, turns or asyncio.Semaphore(FINALS_AT_ONCE))
+
+
 async def make(parts: Parts, asked: NewFinal) -> Completion:
     """Ask as a client does: again while it is locked."""
     async with asyncio.timeout(20):
         while True:
             try:
-                return await Concatenation(parts.uploads).make(asked)
+                return await over(parts.uploads).make(asked)
             except UploadLocked:
                 await asyncio.sleep(0.01)
 
@@ -153,7 +159,7 @@ async def test_a_part_is_promised_its_place_and_its_place_in_the_final(
         await held.prepare(200, 0)
     await assert_room(parts, 0)
     await parts.uploads.remove_held(ME, later.id)
-    await Concatenation(parts.uploads).make(wish(part_id))
+    await over(parts.uploads).make(wish(part_id))
     await assert_room(parts, 700)
 
 
@@ -163,8 +169,8 @@ async def test_a_part_that_comes_twice_needs_room_of_its_own(
     with_room(parts, 1000, monkeypatch)
     part_id = await new_part(parts, b"x" * 300)
     with pytest.raises(NoSpace):
-        await Concatenation(parts.uploads).make(wish(part_id, part_id, part_id, part_id))
-    done = await Concatenation(parts.uploads).make(wish(part_id, part_id))
+        await over(parts.uploads).make(wish(part_id, part_id, part_id, part_id))
+    done = await over(parts.uploads).make(wish(part_id, part_id))
     assert stored(parts, done.upload_id) == b"x" * 600
 
 
@@ -193,7 +199,7 @@ async def test_the_copy_takes_no_room_that_was_not_promised(
         await assert_room(parts, 400)
 
     uploads = replace(parts.uploads, copier=Watching(parts.uploads.copier, look))
-    await Concatenation(uploads).make(wish(*ids))
+    await over(uploads).make(wish(*ids))
     assert looked == 1
     await assert_room(parts, 700)
 
@@ -215,7 +221,7 @@ async def test_a_whole_part_outlives_the_machine_and_a_half_final_does_not_count
     async with open_parts(root, TusConfig(fsync=mode, boot_id="second", migrate=False)) as parts:
         await parts.uploads.recover_after_boot()
         assert (await parts.uploads.head(ME, final.id)).offset is None
-        done = await Concatenation(parts.uploads).make(wish(*ids))
+        done = await over(parts.uploads).make(wish(*ids))
         assert done.upload_id == final.id
         assert stored(parts, final.id) == b"onetwo"
 
@@ -231,7 +237,7 @@ async def test_a_final_that_is_cancelled_with_its_process_is_made_when_asked_for
         await asyncio.Event().wait()
 
     uploads = replace(parts.uploads, copier=Watching(parts.uploads.copier, hang))
-    making = asyncio.create_task(Concatenation(uploads).make(wish(*ids)))
+    making = asyncio.create_task(over(uploads).make(wish(*ids)))
     await begun.wait()
     making.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -239,5 +245,75 @@ async def test_a_final_that_is_cancelled_with_its_process_is_made_when_asked_for
     for part_id in ids:
         assert not parts.locks.is_held(part_id)
         assert (await parts.uploads.head(ME, part_id)).offset == 3
-    done = await Concatenation(parts.uploads).make(wish(*ids))
+    done = await over(parts.uploads).make(wish(*ids))
     assert stored(parts, done.upload_id) == b"onetwo"
+
+
+async def test_a_final_that_was_left_before_the_machine_went_down_is_made_with_the_first_try(
+    tmp_path: Path,
+) -> None:
+    root, copies = tmp_path / "data", 0
+
+    async def break_down() -> None:
+        raise RuntimeError
+
+    async def count() -> None:
+        nonlocal copies
+        copies += 1
+
+    async with processes(root, TusConfig(boot_id="first")) as (parts,):
+        ids = [await new_part(parts, b"one"), await new_part(parts, b"two")]
+        uploads = replace(parts.uploads, copier=Watching(parts.uploads.copier, break_down))
+        with pytest.raises(RuntimeError):
+            await over(uploads).make(wish(*ids))
+        left = await parts.db.read(lambda tx: tx.uploads.find_final(ME, tuple(ids)))
+        assert left is not None
+    async with open_parts(root, TusConfig(boot_id="second", migrate=False)) as parts:
+        uploads = replace(parts.uploads, copier=Watching(parts.uploads.copier, count))
+        done = await over(uploads).make(wish(*ids))
+        assert (done.upload_id, copies) == (left.id, 1)
+        assert stored(parts, left.id) == b"onetwo"
+
+
+# --- many at once ---------------------------------------------------------------------------------
+
+
+class WatchedTurns(asyncio.Semaphore):
+    """One turn; looks at the world whenever somebody asks for it."""
+
+    def __init__(self, look: Callable[[], list[bool]]) -> None:
+        super().__init__(1)
+        self._look = look
+        self.seen: list[list[bool]] = []
+
+    async def acquire(self) -> Literal[True]:
+        self.seen.append(self._look())
+        return await super().acquire()
+
+
+async def test_a_final_that_waits_for_its_turn_holds_no_part_and_is_told_so_in_time(
+    tmp_path: Path,
+) -> None:
+    async with processes(tmp_path / "data", TusConfig(lock_wait_seconds=0.3)) as (parts,):
+        one, two = await new_part(parts, b"one"), await new_part(parts, b"two")
+        begun, may_end = asyncio.Event(), asyncio.Event()
+        turns = WatchedTurns(lambda: [parts.locks.is_held(each) for each in (one, two)])
+
+        async def wait() -> None:
+            begun.set()
+            await may_end.wait()
+
+        uploads = replace(parts.uploads, copier=Watching(parts.uploads.copier, wait))
+        making = asyncio.create_task(over(uploads, turns).make(wish(one)))
+        await begun.wait()
+        with pytest.raises(UploadLocked):
+            await over(uploads, turns).make(wish(two))
+        assert turns.seen == [[False, False], [True, False]]
+        assert await parts.db.read(lambda tx: tx.uploads.find_final(ME, (two,))) is None
+        may_end.set()
+        done = await making
+        # Who asks for one that is made needs no turn.
+        await turns.acquire()
+        assert await over(uploads, turns).make(wish(one)) == done
+        names = {path.name for path in (parts.folder.root / "uploads").iterdir()}
+        assert names == {two, done.upload_id}

@@ -86,7 +86,7 @@ async def test_what_the_kernel_refuses_is_copied_by_hand(
     monkeypatch.setattr(part_copy, "BUFFER_BYTES", 30_000)
     monkeypatch.setattr(os, "copy_file_range", refusing(getattr(errno, name), after))
     bodies = [sample(350_001, 3), sample(200_000, 7)]
-    final_id = new_id()
+    final_id, _ = store(folder, b"")
     await copier.copy(final_id, [store(folder, body) for body in bodies])
     assert stored(folder, final_id) == b"".join(bodies)
 
@@ -94,7 +94,8 @@ async def test_what_the_kernel_refuses_is_copied_by_hand(
 async def test_a_kernel_without_the_call_or_that_copies_nothing_is_no_trouble(
     folder: DataFolder, copier: FilePartCopier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    part, one, two = store(folder, sample(350_001, 3)), new_id(), new_id()
+    part = store(folder, sample(350_001, 3))
+    (one, _), (two, _) = store(folder, b""), store(folder, b"")
     with monkeypatch.context() as patch:
         patch.delattr(os, "copy_file_range")
         await copier.copy(one, [part])
@@ -109,12 +110,13 @@ async def test_memory_does_not_grow_with_the_parts(
 ) -> None:
     part = store(folder, b"")
     os.truncate(folder.root / "uploads" / part[0], 64 * MIB)
+    final_id, _ = store(folder, b"")
     for by_hand in (False, True):
         if by_hand:
             monkeypatch.setattr(os, "copy_file_range", refusing(errno.ENOSYS))
         tracemalloc.start()
         try:
-            await copier.copy(new_id(), [(part[0], 64 * MIB)])
+            await copier.copy(final_id, [(part[0], 64 * MIB)])
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -147,7 +149,7 @@ async def test_trouble_in_the_middle_leaves_no_bytes(
         monkeypatch.setattr(os, "pwrite", pwrite)
     else:
         monkeypatch.setattr(os, "copy_file_range", refusing(code, after=2))
-    part, final_id = store(folder, sample(350_001, 3)), new_id()
+    part, (final_id, _) = store(folder, sample(350_001, 3)), store(folder, b"")
     with pytest.raises(error):
         await copier.copy(final_id, [part])
     assert stored(folder, final_id) == b""
@@ -157,13 +159,22 @@ async def test_trouble_in_the_middle_leaves_no_bytes(
 async def test_a_part_that_is_not_what_the_row_says_is_an_error(
     folder: DataFolder, copier: FilePartCopier
 ) -> None:
-    part, final_id = store(folder, b"12345"), new_id()
+    part, (final_id, _) = store(folder, b"12345"), store(folder, b"")
     link = new_id()
     (folder.root / "uploads" / link).symlink_to(folder.root / "uploads" / part[0])
     for parts in ([(part[0], 6)], [(part[0], 4)], [(new_id(), 5)], [(link, 5)], [("../x", 5)]):
         with pytest.raises(StorageFailed):
             await copier.copy(final_id, [part, *parts])
         assert stored(folder, final_id) == b""
+
+
+async def test_a_final_whose_locked_file_was_deleted_is_not_made_anew(
+    folder: DataFolder, copier: FilePartCopier
+) -> None:
+    part, final_id = store(folder, b"12345"), new_id()
+    with pytest.raises(StorageFailed):
+        await copier.copy(final_id, [part])
+    assert not (folder.root / "uploads" / final_id).exists()
 
 
 async def test_a_copy_that_is_cancelled_ends_within_a_piece_and_leaves_no_bytes(
@@ -180,7 +191,7 @@ async def test_a_copy_that_is_cancelled_ends_within_a_piece_and_leaves_no_bytes(
         return KERNEL_COPY(*arguments)
 
     monkeypatch.setattr(os, "copy_file_range", copy_file_range)
-    part, final_id = store(folder, sample(100 * 100_000, 3)), new_id()
+    part, (final_id, _) = store(folder, sample(100 * 100_000, 3)), store(folder, b"")
     copying = asyncio.create_task(copier.copy(final_id, [part]))
     await in_it.wait()
     copying.cancel()
@@ -203,7 +214,7 @@ async def test_file_and_folder_are_durable_before_it_returns_unless_nothing_is(
     monkeypatch.setattr(os, "fsync", note)
     copier = FilePartCopier(folder, fsync=mode)
     try:
-        final_id = new_id()
+        final_id, _ = store(folder, b"")
         await copier.copy(final_id, [store(folder, b"12345")])
     finally:
         copier.close()
@@ -221,7 +232,7 @@ async def test_the_loop_goes_on_while_the_kernel_copies(
         return KERNEL_COPY(*arguments)
 
     monkeypatch.setattr(os, "copy_file_range", copy_file_range)
-    part, final_id = store(folder, b"12345"), new_id()
+    part, (final_id, _) = store(folder, b"12345"), store(folder, b"")
     copying = asyncio.create_task(copier.copy(final_id, [part]))
     await in_it.wait()
     assert not copying.done()

@@ -32,8 +32,8 @@ from app.api.tus.router import TusRouter
 from app.domain.checksums import ALGORITHMS, Checksum
 from app.domain.errors import AppError, BodyTooLong, InvalidHeader, StorageFailed
 from app.domain.ids import new_id
-from app.domain.uploads import UploadKind
-from app.services.concatenation import Concatenation, NewFinal
+from app.domain.uploads import Upload, UploadKind
+from app.services.concatenation import FINALS_AT_ONCE, Concatenation, NewFinal
 from app.services.upload_checks import require_right
 from app.services.upload_states import NewUpload, refuse_final
 from app.services.upload_writing import (
@@ -74,6 +74,7 @@ class TusHandlers:
     def __init__(self, options: TusOptions) -> None:
         self._options = options
         self._router = TusRouter(options.max_upload_bytes)
+        self._turns = asyncio.Semaphore(FINALS_AT_ONCE)
         self._of: dict[str, Handler] = {
             "HEAD": self.head,
             "GET": self.get,
@@ -144,7 +145,7 @@ class TusHandlers:
         if checksum is not None:
             require_right(checksum.begin(), 0)
         wish = NewFinal(request.owner, metadata, concat.raw or "", concat.parts)
-        completion = await Concatenation(request.uploads).make(wish)
+        completion = await Concatenation(request.uploads, self._turns).make(wish)
         location = {"Location": self._location(request, completion.upload_id)}
         return Response(status_code=201, headers=location | completion_headers(completion))
 
@@ -223,7 +224,7 @@ class TusHandlers:
             if checksum is not None and size == 0:
                 require_right(checksum.begin(), offset)
             await held.prepare(declared, size)
-            if size != 0 or not held.is_whole:
+            if size != 0 or not held.is_whole or _is_untold_part(held.upload):
                 await held.store(request.body.read, checksum)
             exchange.held = held
             await self._router.note_patch(exchange)
@@ -271,6 +272,13 @@ class TusHandlers:
             size_bytes=upload.length,
         )
         return FileResponse(file, missing=StorageFailed("The upload's file is not there."))
+
+
+def _is_untold_part(upload: Upload) -> bool:
+    """Whether the end of a whole part is still to be synced and told to its row: its length may come
+    after its last byte, and no completion does it for a part.
+    """
+    return upload.kind is UploadKind.PARTIAL and upload.synced_offset != upload.length
 
 
 def _state_headers(exchange: Exchange) -> dict[str, str]:

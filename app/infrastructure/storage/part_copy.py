@@ -54,7 +54,9 @@ class FilePartCopier:
 
     async def copy(self, final_id: str, parts: Sequence[tuple[str, int]]) -> None:
         with translated_errors(_DOING):
-            target = self._open(final_id, os.O_RDWR | os.O_CREAT)
+            # Its lock made it. One that was deleted since is not made anew: nobody would hold that,
+            # and when the process dies no row would tell of it.
+            target = self._open(final_id, os.O_RDWR)
         try:
             await self._fill(target, parts)
         except BaseException:

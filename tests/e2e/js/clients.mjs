@@ -62,7 +62,7 @@ function optionsOf(wish, tell) {
     endpoint: wish.endpoint,
     metadata: wish.metadata ?? {},
     headers: wish.headers ?? {},
-    retryDelays: wish.retryDelays ?? [0, 100, 200, 400, 800, 1600, 3200],
+    retryDelays: wish.retryDelays ?? [0, 100, 200, 400, 800, 1600, 3200, 3200, 3200, 3200],
     removeFingerprintOnSuccess: true,
     onBeforeRequest: (request) =>
       tell('request', {
