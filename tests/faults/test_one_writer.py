@@ -88,30 +88,39 @@ def test_of_ten_contenders_in_two_processes_none_is_left_waiting(pair: Pair) -> 
     generator = random.Random(7)
     with pair[0].client() as api:
         path = create(api, len(body))
-        start = threading.Barrier(10)
+        start, over = threading.Barrier(10), threading.Event()
 
         def contend(number: int) -> int | None:
-            """Send all from the same offset, in pieces; every third falls silent half way."""
-            server = pair[number % 2]
+            """Send all from the same offset, in pieces; every third falls silent half way, until the
+            others have ended: one of them may be the newest, and nobody takes it over then.
+            """
+            server, is_silent = pair[number % 2], number % 3 == 0
             sizes = [generator.randint(20, 60) * KIB for _ in range(100)]
             start.wait(20)
             with SlowPatch(server.port, path, 0, len(body)) as request:
                 at = 0
                 try:
                     for size in sizes:
-                        if at >= len(body) or (number % 3 == 0 and at > len(body) // 2):
+                        if at >= len(body) or (is_silent and at > len(body) // 2):
                             break
                         request.send(body[at : at + size])
                         at += size
                         time.sleep(0.002)
                 except OSError:
                     pass  # it was answered, or hung up on, before the end of its body
+                if is_silent:
+                    over.wait(30)
+                    return None
                 told = request.answer()
                 return told.status if told else None
 
         with ThreadPoolExecutor(10) as pool:
-            # SlowPatch gives up on an answer after 20 s: each of them came to its end before.
-            ends = list(pool.map(contend, range(10)))
+            contenders = [pool.submit(contend, number) for number in range(10)]
+            try:
+                # SlowPatch gives up on an answer after 20 s: each of them came to its end before.
+                ends = [each.result() for number, each in enumerate(contenders) if number % 3]
+            finally:
+                over.set()
         assert set(ends) <= {204, 409, 423, None}, ends
         offset = offset_of(api, path)
         assert stored(pair[0], path).read_bytes() == body[:offset]
