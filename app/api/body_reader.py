@@ -1,6 +1,7 @@
 """The fast path of a body: from the socket into a reused buffer, past the server's parser."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from weakref import WeakSet
 
 SIZES = (64 * 1024, 512 * 1024, 4 * 1024 * 1024)
@@ -50,12 +51,12 @@ class BufferPool:
             free.append(buffer)
 
 
-class Parent(asyncio.Protocol):
+class Parent(asyncio.Protocol, ABC):
     """An HTTP protocol that lends its connection for the length of a body."""
 
+    @abstractmethod
     def take_back(self, left: int) -> None:
         """Go on with the connection; ``left`` bytes of the body are still to come."""
-        raise NotImplementedError
 
 
 class BodyReader(asyncio.BufferedProtocol):

@@ -21,13 +21,12 @@ from app.domain.errors import (
     UploadIncomplete,
     UploadLocked,
 )
-from app.domain.ids import new_id
-from app.domain.uploads import FsyncMode, Upload, UploadMetadata, UploadStatus
+from app.domain.uploads import FsyncMode, Upload, UploadStatus
 from app.services.ports import Database, Transaction
 from app.services.sweeps.uploads import UploadWatch
-from app.services.upload_states import NewUpload
 from app.services.upload_writing import BodyInterrupted, Interruption, ReadBody, writing
 from tests.fakes.clock import FakeClock
+from tests.fakes.stored import file_of, row_of, upload_of
 from tests.fakes.tus_server import Parts, TusConfig, open_parts
 
 
@@ -40,20 +39,6 @@ def clock() -> FakeClock:
 async def parts(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Parts]:
     async with open_parts(tmp_path / "data", TusConfig(fsync=FsyncMode.PATCH), clock) as parts:
         yield parts
-
-
-async def upload_of(parts: Parts, length: int | None) -> Upload:
-    return await parts.uploads.create(new_id(), NewUpload("me", length, UploadMetadata()))
-
-
-async def row_of(parts: Parts, upload: Upload) -> Upload:
-    row = await parts.db.read(lambda tx: tx.uploads.find(upload.id))
-    assert row is not None
-    return row
-
-
-def file_of(parts: Parts, upload: Upload) -> Path:
-    return parts.folder.root / "uploads" / upload.id
 
 
 def sha1(data: bytes) -> Checksum:

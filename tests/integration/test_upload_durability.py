@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 
 from app.domain.errors import BodyTooLong, DatabaseBusy, StorageFailed, UploadGone
-from app.domain.ids import new_id
 from app.domain.tombstones import Reason
-from app.domain.uploads import FsyncMode, Upload, UploadMetadata
+from app.domain.uploads import FsyncMode, Upload
 from app.infrastructure.storage.upload_locks import FlockUploadLocks
 from app.services.burial import bury_upload
 from app.services.ports import WriterHold, WriterLocks
-from app.services.upload_states import NewUpload
 from app.services.upload_writing import BodyInterrupted, Interruption, ReadBody, writing
 from tests.fakes.clock import FakeClock
+from tests.fakes.stored import body, file_of, row_of, upload_of
 from tests.fakes.tus_server import DAY, Parts, TusConfig, open_parts
 
 
@@ -31,30 +30,6 @@ def clock() -> FakeClock:
 async def parts(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Parts]:
     async with open_parts(tmp_path / "data", TusConfig(fsync=FsyncMode.PATCH), clock) as parts:
         yield parts
-
-
-async def upload_of(parts: Parts, length: int) -> Upload:
-    return await parts.uploads.create(new_id(), NewUpload("me", length, UploadMetadata()))
-
-
-async def row_of(parts: Parts, upload: Upload) -> Upload:
-    row = await parts.db.read(lambda tx: tx.uploads.find(upload.id))
-    assert row is not None
-    return row
-
-
-def file_of(parts: Parts, upload: Upload) -> Path:
-    return parts.folder.root / "uploads" / upload.id
-
-
-def body(*pieces: bytes, before_each: Callable[[], object] = lambda: None) -> ReadBody:
-    left = iter(pieces)
-
-    async def read() -> bytes | None:
-        before_each()
-        return next(left, None)
-
-    return read
 
 
 async def store(parts: Parts, upload: Upload, read: ReadBody) -> None:

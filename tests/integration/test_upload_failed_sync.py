@@ -24,6 +24,7 @@ from app.services.ports import Database, Transaction
 from app.services.upload_states import NewUpload
 from app.services.upload_writing import ReadBody, writing
 from tests.fakes.clock import FakeClock
+from tests.fakes.stored import body, file_of, row_of, upload_of
 from tests.fakes.tus_server import Parts, TusConfig, open_parts
 
 
@@ -85,31 +86,6 @@ class Writes(Database):
     async def check(self) -> None: ...
 
     async def checkpoint(self) -> None: ...
-
-
-async def upload_of(parts: Parts, length: int, kind: UploadKind = UploadKind.FILE) -> Upload:
-    new = NewUpload("me", length, UploadMetadata(), kind)
-    return await parts.uploads.create(new_id(), new)
-
-
-async def row_of(parts: Parts, upload: Upload) -> Upload:
-    row = await parts.db.read(lambda tx: tx.uploads.find(upload.id))
-    assert row is not None
-    return row
-
-
-def file_of(parts: Parts, upload: Upload) -> Path:
-    return parts.folder.root / "uploads" / upload.id
-
-
-def body(*pieces: bytes, before_each: Callable[[], object] = lambda: None) -> ReadBody:
-    left = iter(pieces)
-
-    async def read() -> bytes | None:
-        before_each()
-        return next(left, None)
-
-    return read
 
 
 async def store(parts: Parts, upload: Upload, read: ReadBody) -> int:
