@@ -11,6 +11,7 @@ from app.services.batches import BatchService
 from app.services.container import Container
 from app.services.form_uploads import FormUploads
 from app.services.jobs import JobService
+from app.services.log_uploads import LogUploads
 from app.services.outputs import OutputService
 from app.services.sessions import SessionService
 from app.services.uploads import UploadService
@@ -46,6 +47,10 @@ def _forms(container: ContainerDep) -> FormUploads:
     return container.forms
 
 
+def _logs(container: ContainerDep) -> LogUploads:
+    return container.logs
+
+
 def _uploads(container: ContainerDep) -> UploadService:
     return container.uploads
 
@@ -64,6 +69,7 @@ def _outputs(container: ContainerDep) -> OutputService:
 
 Sessions = Annotated[SessionService, Depends(_sessions)]
 Forms = Annotated[FormUploads, Depends(_forms)]
+Logs = Annotated[LogUploads, Depends(_logs)]
 Uploads = Annotated[UploadService, Depends(_uploads)]
 Batches = Annotated[BatchService, Depends(_batches)]
 Jobs = Annotated[JobService, Depends(_jobs)]

@@ -276,6 +276,40 @@ GUIDE: dict[str, Advice] = {
         "The worker vanished and the attempts are used up.",
         "Start the job again; look at the machine's memory.",
     ),
+    # --- logs
+    "log_not_text": Advice(
+        "The file sent as a Moodle log is no text, such as a video or a spreadsheet; `encodings` lists"
+        " what is read.",
+        "Send the CSV export, not XLSX or ODS.",
+    ),
+    "log_header_missing": Advice(
+        "The first line of the log is an event already.", "Export it again, with its header line."
+    ),
+    "log_header_unknown": Advice(
+        "The first line is no header of a Moodle log in the `languages` known, or required columns are"
+        " `missing`.",
+        "Export the log in one of them, with its columns as they are.",
+    ),
+    "log_delimiter_unknown": Advice(
+        "The columns of the log are separated by something else than comma, semicolon or tab.",
+        "Export it with one of these.",
+    ),
+    "log_without_events": Advice(
+        "The log has nothing below its header, or nothing that can be read; `reasons` counts why.",
+        "Look at the file; a wrong `date_order` or `timezone` can be the cause too.",
+    ),
+    "log_too_large": Advice(
+        "The log is larger than `maximum_bytes`.",
+        "Export a shorter span, or raise `TIDEMILL_LOG_MAX_BYTES`.",
+    ),
+    "timezone_required": Advice(
+        "The log's times do not say how far from UTC they are, and the request names no `timezone`.",
+        "Send `timezone`, such as `Europe/Berlin`: that of the account that exported the log.",
+    ),
+    "log_failed": Advice(
+        "The processing of the log died.",
+        "Send the log again; if it stays, the service's log has the last words.",
+    ),
     # --- inside
     "conflicting_update": Advice(
         "Somebody else changed the same thing at the same moment.", "Look again and retry."

@@ -19,6 +19,9 @@ The way of a file: `POST /api/v1/upload` opens a **session**; the bytes go by **
 completed uploads become a **batch**; a **job** runs an operation on them; its **output** is downloaded;
 then everything goes by itself, and its address answers 410 with the reason.
 
+`POST /api/upload` is another thing than `POST /api/v1/upload`, which opens a session: it takes a Moodle
+log and starts its job at once. `POST /api/v1/logs` is its other name.
+
 Every error is `application/problem+json` with a stable `code`: see [/docs/errors](docs/errors). Times
 are UTC (RFC 3339), sizes are bytes, ids are 32 hex digits. Lists come in pages: pass `next` as `cursor`.
 A field or query parameter that does not exist is refused, never ignored.
@@ -28,6 +31,7 @@ TAGS = [
     {"name": "tus", "description": "The bytes themselves, by tus 1.0.0 (https://tus.io)."},
     {"name": "batches", "description": "Completed uploads that belong together."},
     {"name": "jobs", "description": "Operations on files, and how far they are."},
+    {"name": "logs", "description": "A Moodle log in, an event log for process mining out."},
     {"name": "outputs", "description": "What jobs produced."},
     {"name": "sweeps and storage", "description": "What is cleaned up, and what is there."},
     {"name": "running it", "description": "For supervisors and monitors."},

@@ -9,7 +9,7 @@ from app.api.draining import DrainMiddleware
 from app.api.errors import install_error_handlers
 from app.api.middleware import install_middleware
 from app.api.openapi import install_openapi
-from app.api.routes import batches, events, health, jobs, outputs, sessions, sweeps
+from app.api.routes import batches, events, health, jobs, logs, outputs, sessions, sweeps
 
 API_PREFIX = "/api/v1"
 
@@ -25,10 +25,11 @@ def install_api(app: FastAPI, access: AccessPolicy, *, public_url: str | None = 
     app.state.public_url = public_url
     app.router.redirect_slashes = False
     api = APIRouter(prefix=API_PREFIX)
-    for noun in (sessions, batches, jobs, events, outputs, sweeps):
+    for noun in (sessions, batches, jobs, logs, events, outputs, sweeps):
         api.include_router(noun.router)
     # A handler's name is its operation's id: what generated clients call the method.
     app.include_router(api, generate_unique_id_function=_operation_id)
+    app.include_router(logs.short_router, generate_unique_id_function=_operation_id)
     app.include_router(health.router, generate_unique_id_function=_operation_id)
     install_docs(app)
     install_openapi(app)

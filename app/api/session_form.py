@@ -87,7 +87,7 @@ class SessionForm:
     def check_whole(self) -> None:
         """Raise InvalidRequest for a form without a file."""
         if not self._n_files:
-            raise _refusal(FILES, "Is missing: send at least one file.")
+            raise form_refusal(FILES, "Is missing: send at least one file.")
 
     # --- parts -----------------------------------------------------------------------------------
 
@@ -100,13 +100,15 @@ class SessionForm:
             context = {"unknown": [part.name[:100]], "allowed": sorted(self._names)}
             raise invalid_request([{"type": "unknown_field", "loc": ("body",), "ctx": context}])
         if name in self._values:
-            raise _refusal(name, "Is there twice.")
+            raise form_refusal(name, "Is there twice.")
         if name == FILES and part.filename is None:
-            raise _refusal(FILES, "Must be a file: its part has no filename (curl: files=@NAME).")
+            raise form_refusal(
+                FILES, "Must be a file: its part has no filename (curl: files=@NAME)."
+            )
         self._part = part
         self._text.clear()
         if name == FILES:
-            self._pending = _metadata(part)
+            self._pending = form_metadata(part)
             if part.filename:
                 await self._begin_file()
 
@@ -161,7 +163,7 @@ def clean_filename(sent: str) -> str | None:
     return None if shown in {"", ".", ".."} else shown
 
 
-def _metadata(part: Part) -> UploadMetadata:
+def form_metadata(part: Part) -> UploadMetadata:
     """Return what a tus client would have said of the file, so that HEAD and lists tell the same."""
     fields = {"filename": clean_filename(part.filename or ""), "filetype": part.media_type}
     raw = ",".join(
@@ -194,6 +196,6 @@ def _too_many() -> AppError:
     return RequestTooLarge(msg, extra={"maximum_files": MOST_FILES})
 
 
-def _refusal(name: str, message: str) -> AppError:
+def form_refusal(name: str, message: str) -> AppError:
     entry = {"in": "body", "loc": name, "message": message}
     return InvalidRequest(f"{name}: {message}", extra={"errors": [entry]})

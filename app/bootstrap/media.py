@@ -14,6 +14,7 @@ from app.domain.media import MediaInfo
 from app.infrastructure.media.ffmpeg_locator import FFmpeg, FFmpegUnusableError, locate_ffmpeg
 from app.infrastructure.media.probe import ProbeChild
 from app.infrastructure.media.process_runner import ProcessRunner
+from app.infrastructure.media.python_steps import PythonStepRunner
 from app.infrastructure.media.quiet_digests import QuietDigests
 from app.infrastructure.media.sandbox import (
     SandboxLevel,
@@ -21,9 +22,12 @@ from app.infrastructure.media.sandbox import (
     can_run,
     detect_sandbox,
 )
+from app.infrastructure.media.step_kinds import StepKinds
 from app.infrastructure.media.step_runner import FFmpegStepRunner
+from app.infrastructure.moodle import CHILD
 from app.infrastructure.storage.paths import StartRefused
-from app.operations.base import Step
+from app.operations.base import Step, StepFacts
+from app.operations.moodle_log import PROGRAM as MOODLE_LOG
 from app.services.ports import Digest, Digests, MediaProbe, ProgressCallback, StepRunner
 from app.services.readiness import Part, PartState
 from app.services.stop_phases import stop_phase
@@ -32,6 +36,8 @@ from app.settings import Settings
 log = structlog.get_logger(__name__)
 
 NAME = "ffmpeg"
+PROGRAMS = {MOODLE_LOG: CHILD}
+"""The programs of ours that steps run, by the name that operations know."""
 CHILDREN_SECONDS = 3.0
 """How long a stop waits for the last children, which are killed after a second."""
 
@@ -43,7 +49,7 @@ class NoMedia:
         del path
         raise NotReady("There is no FFmpeg here.")
 
-    async def run(self, step: Step, folder: Path, on_progress: ProgressCallback) -> None:
+    async def run(self, step: Step, folder: Path, on_progress: ProgressCallback) -> StepFacts:
         del step, folder, on_progress
         raise NotReady("There is no FFmpeg here.")
 
@@ -106,12 +112,11 @@ async def open_tools(settings: Settings, stack: AsyncExitStack) -> MediaTools:
         log.error("ffmpeg.unusable", reason=str(error))  # noqa: TRY400 - the sentence says it all
         return MediaTools(probe, NoMedia(), digests, sandbox.level, trouble=str(error))
     log.info("ffmpeg.found", version=ffmpeg.version, source=ffmpeg.source, sandbox=sandbox.level)
-    steps = FFmpegStepRunner(
-        ffmpeg,
-        runner,
-        probe,
-        stall_seconds=settings.jobs.stall_seconds,
-        threads=_threads(settings.jobs.workers),
+    stall_seconds = settings.jobs.stall_seconds
+    threads = _threads(settings.jobs.workers)
+    steps = StepKinds(
+        FFmpegStepRunner(ffmpeg, runner, probe, stall_seconds=stall_seconds, threads=threads),
+        PythonStepRunner(runner, PROGRAMS, stall_seconds=stall_seconds),
     )
     trouble = ""
     if not await asyncio.to_thread(can_run, sandbox, ffmpeg.path):

@@ -58,11 +58,12 @@ def job_policy(settings: Settings) -> JobPolicy:
     )
 
 
-def hold_policy(settings: Settings) -> HoldPolicy:
-    """Return how long inputs stay after a job that used them."""
+def hold_policy(settings: Settings, released_at_once: frozenset[str] = frozenset()) -> HoldPolicy:
+    """Return how long inputs stay after a job that used them; those of some operations do not."""
     return HoldPolicy(
         keep_inputs=timedelta(hours=settings.sessions.keep_inputs_hours),
         failed_ttl=timedelta(hours=settings.retention.ttl_failed_hours),
+        released_at_once=released_at_once,
     )
 
 

@@ -38,6 +38,8 @@ from app.services.job_retry import JobRetry
 from app.services.job_run import LeaseKeeper
 from app.services.job_runner import JobRunner
 from app.services.jobs import JobService
+from app.services.log_uploads import LogUploads
+from app.services.logs import LogLooks
 from app.services.media import MediaService
 from app.services.outputs import OutputService
 from app.services.recovery import Recovery
@@ -62,6 +64,7 @@ class _Core:
     disposal: Disposal
     media: MediaService
     workshop: Workshop
+    logs: LogLooks
 
 
 def wire(settings: Settings, stores: Stores) -> Container:
@@ -69,6 +72,7 @@ def wire(settings: Settings, stores: Stores) -> Container:
     core = _core(settings, stores)
     completion, jobs = _completion(core), _jobs(core)
     sessions = _sessions(core, jobs)
+    forms = _forms(core, completion, sessions, settings.uploads.multipart_max_bytes)
     rescue = JobRescue(stores.db, stores.engine, core.disposal, stores.metrics, core.rules)
     return Container(
         db=stores.db,
@@ -81,7 +85,10 @@ def wire(settings: Settings, stores: Stores) -> Container:
         uploads=_uploads(core, completion),
         completion=completion,
         sessions=sessions,
-        forms=_forms(core, completion, sessions, settings.uploads.multipart_max_bytes),
+        forms=forms,
+        logs=LogUploads(
+            db=stores.db, forms=forms, looks=core.logs, operations=jobs, policy=core.rules.jobs
+        ),
         batches=_batches(core, jobs, completion),
         jobs=jobs,
         checksums=_checksums(stores),
@@ -103,16 +110,20 @@ def wire(settings: Settings, stores: Stores) -> Container:
 def _core(settings: Settings, stores: Stores) -> _Core:
     registry = default_registry()
     media = MediaService(stores.db, stores.files, stores.tools.probe)
+    logs = LogLooks(stores.files, settings.uploads.log_max_bytes)
     return _Core(
         stores=stores,
         uploads=upload_policy(settings),
         sessions=session_policy(settings),
-        rules=JobRules(jobs=job_policy(settings), holds=hold_policy(settings)),
+        rules=JobRules(
+            jobs=job_policy(settings), holds=hold_policy(settings, registry.releasing())
+        ),
         retention=retention_policy(settings),
         registry=registry,
         disposal=Disposal(stores.db, stores.files, stores.clock, stores.metrics),
         media=media,
-        workshop=Workshop(stores.db, stores.files, media, registry),
+        workshop=Workshop(stores.db, stores.files, media, logs, registry),
+        logs=logs,
     )
 
 

@@ -10,6 +10,7 @@ Each class has a stable ``code`` (documented in docs/errors.md, tested against i
     |-- batches      BatchNotFound, BatchGone, InputsDeleted
     |-- jobs         JobNotFound, JobFinished, JobRunning, QueueFull, UnknownOperation, ...
     |-- media        NotMedia, NoVideoStream, TrimOutOfRange, ...   (also codes of failed jobs)
+    |-- logs         LogNotText, LogHeaderUnknown, TimezoneRequired, ...       (likewise)
     '-- internal     ConflictingUpdate, StorageFailed, DatabaseBusy
 """
 
@@ -399,6 +400,51 @@ class WorkerLost(AppError):
     """The worker vanished and the attempts are used up."""
 
     code, kind, title = "worker_lost", Kind.INTERNAL, "The worker was lost"
+
+
+# --- logs: refused at POST, or the code of a failed job -----------------------------------------
+
+
+class LogNotText(AppError):
+    code, kind, title = "log_not_text", Kind.INVALID, "Not a text file"
+
+
+class LogHeaderMissing(AppError):
+    code, kind, title = "log_header_missing", Kind.INVALID, "The log has no header"
+
+
+class LogHeaderUnknown(AppError):
+    """``extra`` has what was found, or which columns are missing, and the languages known."""
+
+    code, kind, title = "log_header_unknown", Kind.INVALID, "Not the header of a Moodle log"
+
+
+class LogDelimiterUnknown(AppError):
+    code, kind, title = "log_delimiter_unknown", Kind.INVALID, "Unknown delimiter"
+
+
+class LogWithoutEvents(AppError):
+    """A header with nothing below it, or nothing that can be read as an event."""
+
+    code, kind, title = "log_without_events", Kind.INVALID, "The log has no events"
+
+
+class LogTooLarge(AppError):
+    """``extra`` has the file's ``size_bytes``, where it is known, and the ``maximum_bytes``."""
+
+    code, kind, title = "log_too_large", Kind.TOO_LARGE, "The log is too large"
+
+
+class TimezoneRequired(AppError):
+    """The times of the log do not say how far from UTC they are, and neither did the request."""
+
+    code, kind, title = "timezone_required", Kind.INVALID, "A timezone is required"
+
+
+class LogFailed(AppError):
+    """The processing of a log died or did not answer; a retry may help."""
+
+    code, kind, title = "log_failed", Kind.INTERNAL, "The log could not be processed"
 
 
 # --- inside -------------------------------------------------------------------------------------

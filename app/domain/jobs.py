@@ -36,6 +36,7 @@ class InputRole(StrEnum):
     CLIP = "clip"
     IMAGE = "image"
     LOGO = "logo"
+    LOG = "log"
 
 
 @dataclass(frozen=True, slots=True)

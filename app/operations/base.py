@@ -1,6 +1,6 @@
 """The contract of an operation: parameters with a schema, inputs with roles, and a plan of steps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app.domain.jobs import InputRole
 from app.domain.media import MediaInfo
+from app.operations.moodle.export_head import ExportHead
 
 
 class Params(BaseModel):
@@ -42,6 +43,20 @@ class ClipInput:
 
 
 @dataclass(frozen=True, slots=True)
+class LogInput:
+    """A log export as a plan sees it: its name inside the job's folder and the look at its head."""
+
+    name: str
+    head: ExportHead
+    filename: str
+    size_bytes: int
+
+
+JobSource = ClipInput | LogInput
+"""An input of a plan; which of them, its role decides."""
+
+
+@dataclass(frozen=True, slots=True)
 class Expected:
     """What the result of a step must be. ``duration_tolerance`` is usually one frame, in seconds.
 
@@ -72,8 +87,25 @@ class FFmpegStep:
     pixels: int = 0
 
 
-Step = FFmpegStep
-"""The kinds of steps there are; drawing, Python and copying come with the operations that need them."""
+@dataclass(frozen=True, slots=True)
+class PythonStep:
+    """One run of a program of ours in the limited child, for work on bytes that nobody trusts.
+
+    ``program`` is its name among those that the runner knows, ``arguments`` what it is told (JSON
+    values). ``inputs`` are the files of the job's folder that it may read and not change, ``output``
+    the one it writes.
+    """
+
+    name: str
+    weight: float
+    program: str
+    arguments: Mapping[str, Any]
+    inputs: tuple[str, ...]
+    output: str
+
+
+Step = FFmpegStep | PythonStep
+"""The kinds of steps there are; drawing and copying come with the operations that need them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +119,8 @@ class PlannedOutput:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps in order, then the outputs. ``result`` is told in the job (mode that ran, real times).
+    """Steps in order, then the outputs. ``result`` is told in the job (mode that ran, real times);
+    what only a run learns, such as counts, is put beside it (``StepFacts``).
 
     ``effort`` is the size of the work in megapixels to encode: with what earlier jobs of the same
     operation took per megapixel it tells how long this one will take. 0: nothing is known.
@@ -100,12 +133,24 @@ class Plan:
     effort: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class StepFacts:
+    """What a step learned while it ran, for the job's result and its warnings."""
+
+    result: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+NOTHING_LEARNED = StepFacts()
+
+
 class Operation(Protocol):
     """One kind of work.
 
     ``plan`` is pure; it raises an ``AppError`` of the media section when the parameters do not fit
     the clips (422 at ``POST /jobs``, the job's error when it runs). ``work_factor`` is how many bytes
-    of scratch a byte of input needs.
+    of scratch a byte of input needs. ``releases_inputs``: nothing holds its inputs once it has ended,
+    however it did; a file is too telling to be kept for a retry that may never come.
     """
 
     name: ClassVar[str]
@@ -113,5 +158,6 @@ class Operation(Protocol):
     inputs: ClassVar[tuple[InputRule, ...]]
     params_model: ClassVar[type[Params]]
     work_factor: ClassVar[float]
+    releases_inputs: ClassVar[bool]
 
-    def plan(self, params: Any, clips: Sequence[ClipInput]) -> Plan: ...
+    def plan(self, params: Any, clips: Sequence[Any]) -> Plan: ...

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from app.domain.errors import UnknownOperation
 from app.operations.base import Operation
+from app.operations.moodle_log import MoodleLog
 from app.operations.trim import Trim
 
 
@@ -22,10 +23,14 @@ class Registry:
             raise UnknownOperation(msg, extra={"operations": known})
         return operation
 
+    def releasing(self) -> frozenset[str]:
+        """Return the names of those that nothing holds the inputs of, once they have ended."""
+        return frozenset(name for name, each in self._operations.items() if each.releases_inputs)
+
     def all(self) -> tuple[Operation, ...]:
         return tuple(self._operations.values())
 
 
 def default_registry() -> Registry:
     """Return every operation of this version."""
-    return Registry([Trim()])
+    return Registry([Trim(), MoodleLog()])

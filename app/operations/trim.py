@@ -119,6 +119,7 @@ class Trim:
     inputs: ClassVar[tuple[InputRule, ...]] = (InputRule(InputRole.CLIP, 1, 1),)
     params_model: ClassVar[type[Params]] = TrimParams
     work_factor: ClassVar[float] = 2.0
+    releases_inputs: ClassVar[bool] = False
 
     def plan(self, params: TrimParams, clips: Sequence[ClipInput]) -> Plan:
         """Return the one step of a cut. Raises ``TrimOutOfRange`` naming the clip's length."""

@@ -17,6 +17,7 @@ from app.services.form_uploads import FormUploads
 from app.services.job_runner import JobRunner
 from app.services.job_watch import JobWatch
 from app.services.jobs import JobService
+from app.services.log_uploads import LogUploads
 from app.services.media import MediaService
 from app.services.outputs import OutputService
 from app.services.ports import Clock, Database, Files, JobQueue, Metrics, WriterLocks
@@ -75,6 +76,7 @@ class Container:
     completion: CompletionService
     sessions: SessionService
     forms: FormUploads
+    logs: LogUploads
     batches: BatchService
     jobs: JobService
     checksums: Checksums

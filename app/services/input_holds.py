@@ -66,6 +66,7 @@ def _latest(
             from_then=job.from_then,
             policy=policy,
             keep_inputs_hours=keep_inputs_hours,
+            operation=job.operation,
         )
         for job in jobs
         if not job.status.is_active and job.completed_at is not None

@@ -157,12 +157,12 @@ class Closing:
             after, now = become(row), self._clock.now()
             if not tx.jobs.update_fenced(after, fence):
                 return None
-            settle_inputs(tx, after, now, self._rules)
+            paths = settle_inputs(tx, after, now, self._rules)
             if after.status is JobStatus.COMPLETED and after.expires_at is not None:
                 tx.outputs.publish(row.id, row.attempt, after.expires_at)
                 measure(tx, row, effort, now)
-                return _Close(row, after, release_scratch(tx, row, row.attempt, now))
-            return _Close(row, after, release_attempt(tx, row, row.attempt, now))
+                return _Close(row, after, [*release_scratch(tx, row, row.attempt, now), *paths])
+            return _Close(row, after, [*release_attempt(tx, row, row.attempt, now), *paths])
 
         close = await self._db.write(work)
         if close is None:

@@ -101,7 +101,7 @@ class JobCreation:
     async def _plan(self, order: _Order) -> _Order:
         operation, wish = order.operation, order.wish
         try:
-            plan = await self.workshop.try_plan(operation, order.params, order.inputs.sources)
+            plan = await self.workshop.try_plan(operation, order.params, order.inputs)
         except AppError:
             # What was deleted while it was looked at seems damaged: say rather that it is gone.
             await self.db.read(lambda tx: find_inputs(tx, wish.owner, wish.request, operation))

@@ -10,6 +10,7 @@ from app.domain.errors import (
     ConflictingUpdate,
     DatabaseBusy,
     InternalError,
+    LogFailed,
     RenderFailed,
     StorageFailed,
     WorkerLost,
@@ -18,10 +19,13 @@ from app.domain.holds import HoldPolicy, held_until
 from app.domain.jobs import Job, JobError, JobPolicy, JobStatus, finish, requeue
 from app.domain.outputs import OutputStatus
 from app.domain.sweeps import PendingCleanup
+from app.domain.tombstones import Reason
+from app.services.burial import bury_upload
 from app.services.ports import Transaction
 
 CURABLE = (
     RenderFailed,
+    LogFailed,
     WorkerLost,
     StorageFailed,
     DatabaseBusy,
@@ -67,13 +71,16 @@ def queue_again(job: Job, now: datetime, policy: JobPolicy) -> Job:
     return replace(job, expires_at=now + policy.queued_ttl)
 
 
-def settle_inputs(tx: Transaction, ended: Job, now: datetime, rules: JobRules) -> None:
+def settle_inputs(tx: Transaction, ended: Job, now: datetime, rules: JobRules) -> list[str]:
     """Let go of the inputs of a job that has just ended; does nothing for one that goes on.
 
-    A promised time holds a file also against the end of its batch.
+    A promised time holds a file also against the end of its batch. Returns the paths of those that
+    are buried right here, because their operation releases them at once; the others are left to the
+    sweep ``spent_inputs``.
     """
+    paths: list[str] = []
     if ended.status.is_active:
-        return
+        return paths
     batches: dict[str, Batch | None] = {}
     for item in ended.inputs:
         upload = tx.uploads.find(item.upload_id) if item.upload_id is not None else None
@@ -89,10 +96,23 @@ def settle_inputs(tx: Transaction, ended: Job, now: datetime, rules: JobRules) -
             from_then=ended.from_then,
             policy=rules.holds,
             keep_inputs_hours=batch.keep_inputs_hours if batch else None,
+            operation=ended.operation,
         )
         tx.uploads.set_spent(upload.id, until)
         if batch is not None:
             tx.batches.touch(batch.id, until)
+        if ended.operation in rules.holds.released_at_once:
+            paths += _bury_if_spent(tx, upload.id, now)
+    return paths
+
+
+def _bury_if_spent(tx: Transaction, upload_id: str, now: datetime) -> list[str]:
+    upload = tx.uploads.find(upload_id)
+    if upload is None or upload.spent_at is None or upload.spent_at > now:
+        return []
+    if tx.jobs.list_active_reading(upload_ids=[upload_id]):
+        return []
+    return bury_upload(tx, upload, reason=Reason.SPENT, sweep=None, now=now)
 
 
 def release_scratch(tx: Transaction, job: Job, attempt: int, now: datetime) -> list[str]:
@@ -135,9 +155,13 @@ def pending(path: str, *, owner: str, reason: str, now: datetime) -> PendingClea
     )
 
 
-def cancel_queued(tx: Transaction, job: Job, now: datetime, rules: JobRules) -> Job:
-    """End a queued job as cancelled. Raises ``ConflictingUpdate`` when it was claimed meanwhile."""
+def cancel_queued(
+    tx: Transaction, job: Job, now: datetime, rules: JobRules
+) -> tuple[Job, list[str]]:
+    """End a queued job as cancelled; returns it and the paths to be deleted.
+
+    Raises ``ConflictingUpdate`` when it was claimed meanwhile.
+    """
     ended = finish(replace(job, cancel_requested=True), JobStatus.CANCELLED, now, rules.jobs)
     tx.jobs.update(ended, expected=JobStatus.QUEUED, attempt=job.attempt)
-    settle_inputs(tx, ended, now, rules)
-    return ended
+    return ended, settle_inputs(tx, ended, now, rules)

@@ -109,8 +109,8 @@ class JobRescue:
                 return None
             helped = after_failure(fresh, _error(fresh, ailment), now, self._rules)
             tx.jobs.update(helped, expected=JobStatus.PROCESSING, attempt=fresh.attempt)
-            settle_inputs(tx, helped, now, self._rules)
-            return helped, ailment, release_attempt(tx, fresh, fresh.attempt, now)
+            spent = settle_inputs(tx, helped, now, self._rules)
+            return helped, ailment, [*release_attempt(tx, fresh, fresh.attempt, now), *spent]
 
         done = await self._db.write(work)
         if done is None:

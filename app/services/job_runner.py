@@ -1,6 +1,7 @@
 """Running one attempt of a job from claim to end: steps, limits and the one way it ends."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -8,7 +9,7 @@ from structlog.contextvars import bound_contextvars
 
 from app.domain.errors import AppError, JobTimedOut
 from app.domain.jobs import Fence
-from app.operations.base import Plan
+from app.operations.base import Plan, StepFacts
 from app.services.cancellation import uninterrupted
 from app.services.job_claims import Claims
 from app.services.job_closing import Closed, Closing
@@ -114,15 +115,16 @@ class JobRunner:
         place = await self._workshop.prepare(run.job)
         total = sum(step.weight for step in place.plan.steps) or 1.0
         done = 0.0
-        for step in place.plan.steps:
+        plan = place.plan
+        for step in plan.steps:
             run.stage = step.name
             report = _progress_of(run, done / total, step.weight / total)
-            await self._steps.run(step, place.folder, report)
+            plan = _with_facts(plan, await self._steps.run(step, place.folder, report))
             done += step.weight
             run.advance(100 * done / total)
         run.stage = "publishing"
-        await self._publication.inspect(run, place.plan, place.folder)
-        return place.plan, place.folder
+        await self._publication.inspect(run, plan, place.folder)
+        return plan, place.folder
 
     async def _end(self, run: Run) -> None:
         if run.closed is None and run.stop is Stop.CANCELLED:
@@ -144,6 +146,15 @@ class JobRunner:
         except AppError as error:
             # The row stays as it is: start-up finds this worker's lock free and queues it again.
             logger.warning("job.hand_back_failed", code=error.code)
+
+
+def _with_facts(plan: Plan, facts: StepFacts) -> Plan:
+    """Return the plan with what a step learned: the job tells it as it tells the plan's own."""
+    return replace(
+        plan,
+        result={**plan.result, **facts.result},
+        warnings=(*plan.warnings, *facts.warnings),
+    )
 
 
 def _progress_of(run: Run, start: float, share: float) -> ProgressCallback:

@@ -9,9 +9,9 @@ from typing import Any
 
 import structlog
 
-from app.domain.errors import ConflictingUpdate, JobFinished, JobRunning
+from app.domain.errors import ConflictingUpdate, JobFinished, JobRunning, UnknownOperation
 from app.domain.idempotency import IdempotentRequest
-from app.domain.jobs import JobStatus
+from app.domain.jobs import InputRole, JobStatus
 from app.domain.retention import RetentionPolicy
 from app.domain.tombstones import Reason
 from app.operations.base import InputRule
@@ -20,7 +20,13 @@ from app.services.burial import bury_job
 from app.services.disposal import Disposal
 from app.services.job_creation import JobCreation, JobMade
 from app.services.job_endings import JobRules, cancel_queued
-from app.services.job_requests import JobRequest, check_count, check_params, check_timeout
+from app.services.job_requests import (
+    JobRequest,
+    check_count,
+    check_params,
+    check_timeout,
+    main_rule,
+)
 from app.services.job_retry import JobRetry
 from app.services.job_views import JobView, find_job, view_job
 from app.services.ports import Clock, Cursor, Database, JobFilter, JobQueue, Transaction
@@ -90,6 +96,13 @@ class JobService:
         check_params(known, params).check()
         check_count(known, n_inputs)
         check_timeout(timeout_seconds, self.rules.jobs)
+
+    def main_role(self, operation: str) -> InputRole:
+        """Return what an input is to an operation when nobody says: its clip, else its first kind."""
+        try:
+            return main_rule(self.registry.get(operation)).role
+        except UnknownOperation:
+            return InputRole.CLIP  # refused by that name when the job is made
 
     def operations(self) -> list[OperationView]:
         """Return everything a job can do."""
@@ -177,23 +190,26 @@ class JobService:
         log.info("job.deleted", job_id=job_id, bytes_freed=freed)
 
     async def _request_cancel(self, owner: str, job_id: str) -> JobView:
-        def work(tx: Transaction) -> JobView:
+        def work(tx: Transaction) -> tuple[JobView, list[str]]:
             job = find_job(tx, owner, job_id)
+            paths: list[str] = []
             if job.status is JobStatus.QUEUED:
-                job = cancel_queued(tx, job, self.clock.now(), self.rules)
+                job, paths = cancel_queued(tx, job, self.clock.now(), self.rules)
                 log.info("job.cancelled", job_id=job.id, attempt=job.attempt)
             elif job.status is JobStatus.PROCESSING:
                 tx.jobs.request_cancel(job_id)
             elif job.status is not JobStatus.CANCELLED:
                 msg = f"The job has ended already: {job.status}."
                 raise JobFinished(msg, extra={"status": job.status.value})
-            return view_job(tx, job)
+            return view_job(tx, job), paths
 
         try:
-            view = await self.db.write(work)
+            view, paths = await self.db.write(work)
         except ConflictingUpdate:
             # Another process claimed it between our look and our write (not on SQLite).
-            view = await self.db.write(work)
+            view, paths = await self.db.write(work)
+        # A crash before this leaves cleanup rows, which the sweep spent_inputs settles.
+        await self.disposal.settle(paths)
         if view.job.status is JobStatus.PROCESSING:
             self.queue.cancel(job_id)
         return view

@@ -25,7 +25,7 @@ from app.domain.sessions import Session, SessionStatus
 from app.domain.sweeps import PendingCleanup, SweepName, SweepReport
 from app.domain.tombstones import ThingKind, Tombstone
 from app.domain.uploads import FsyncMode, Upload, UploadStatus
-from app.operations.base import Step
+from app.operations.base import Step, StepFacts
 
 T = TypeVar("T")
 
@@ -514,6 +514,10 @@ class Files(Protocol):
         """The checked absolute path of a file below the folder."""
         ...
 
+    async def read_head(self, path: str, size_bytes: int) -> bytes:
+        """Return the first bytes of a file, at most ``size_bytes``; b"" when it is not there."""
+        ...
+
     async def delete(self, path: str) -> int:
         """The one deletion: file or folder, never following a link. Returns bytes verified gone."""
         ...
@@ -697,11 +701,12 @@ ProgressCallback = Callable[[float], None]
 
 
 class StepRunner(Protocol):
-    async def run(self, step: Step, folder: Path, on_progress: ProgressCallback) -> None:
-        """Run one step in ``folder`` and check its result.
+    async def run(self, step: Step, folder: Path, on_progress: ProgressCallback) -> StepFacts:
+        """Run one step in ``folder``, check its result, and return what it learned.
 
         Cancelling the call stops the whole process group (TERM, 1 s, KILL) and reaps it before it
-        returns. Raises RenderFailed, InputDamaged, NoSpace, JobTimedOut (no sign of life).
+        returns. Raises RenderFailed, InputDamaged, NoSpace, JobTimedOut (no sign of life), and what
+        the step itself found wrong with its input.
         """
         ...
 

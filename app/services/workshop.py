@@ -8,11 +8,13 @@ from pydantic import ValidationError
 
 from app.domain import layout
 from app.domain.errors import AppError, InputsDeleted, InvalidParams
-from app.domain.jobs import Job, JobInput
+from app.domain.jobs import InputRole, Job, JobInput
 from app.domain.outputs import Output
 from app.domain.uploads import Upload
-from app.operations.base import ClipInput, Operation, Plan
+from app.operations.base import ClipInput, JobSource, Operation, Plan
 from app.operations.registry import Registry
+from app.services.job_inputs import Inputs
+from app.services.logs import LogLooks
 from app.services.media import MediaService
 from app.services.ports import Database, Files, Transaction
 
@@ -28,8 +30,16 @@ class Workplace:
 class Workshop:
     """Gets inputs, folder and plan of a job together."""
 
-    def __init__(self, db: Database, files: Files, media: MediaService, registry: Registry) -> None:
+    def __init__(
+        self,
+        db: Database,
+        files: Files,
+        media: MediaService,
+        logs: LogLooks,
+        registry: Registry,
+    ) -> None:
         self._db = db
+        self._logs = logs
         self._files = files
         self._media = media
         self._registry = registry
@@ -44,35 +54,38 @@ class Workshop:
         sources = await self._db.read(lambda tx: _sources(tx, job.inputs))
         links = {source.id: _path(source) for source in sources}
         folder = await self._files.make_scratch(job.id, job.attempt, links)
-        clips = await self.clips(sources)
+        found = await self.look_at(job.inputs, sources)
         try:
             params = operation.params_model.model_validate(job.params)
         except ValidationError as error:
             # Checked when the job was made; this is a row of an older version of the operation.
             msg = f"The parameters do not fit {job.operation} any more."
             raise InvalidParams(msg) from error
-        return Workplace(folder, operation.plan(params, clips))
+        return Workplace(folder, operation.plan(params, found))
 
-    async def clips(self, sources: Sequence[Upload | Output]) -> list[ClipInput]:
-        """Probe what has not been probed yet, one by one."""
+    async def look_at(
+        self, inputs: Sequence[JobInput], sources: Sequence[Upload | Output]
+    ) -> list[JobSource]:
+        """Look at inputs one by one, as their roles ask: clips are probed unless that was done."""
         return [
-            ClipInput(
-                name=source.id,
-                media=await (
-                    self._media.media_of(source)
-                    if isinstance(source, Upload)
-                    else self._media.media_of_output(source)
-                ),
-                filename=source.filename,
+            await (
+                self._logs.look(source)
+                if item.role is InputRole.LOG
+                else self._look_at_clip(source)
             )
-            for source in sources
+            for item, source in zip(inputs, sources, strict=True)
         ]
 
-    async def try_plan(
-        self, operation: Operation, params: object, sources: Sequence[Upload | Output]
-    ) -> Plan:
+    async def _look_at_clip(self, source: Upload | Output) -> ClipInput:
+        if isinstance(source, Upload):
+            media = await self._media.media_of(source)
+        else:
+            media = await self._media.media_of_output(source)
+        return ClipInput(name=source.id, media=media, filename=source.filename)
+
+    async def try_plan(self, operation: Operation, params: object, inputs: Inputs) -> Plan:
         """Plan without doing, so that impossible work is refused at once."""
-        return operation.plan(params, await self.clips(sources))
+        return operation.plan(params, await self.look_at(inputs.items, inputs.sources))
 
 
 def _sources(tx: Transaction, inputs: Sequence[JobInput]) -> list[Upload | Output]:

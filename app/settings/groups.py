@@ -133,6 +133,9 @@ class UploadSettings(Group):
     multipart_max_bytes: PositiveBytes = setting(
         512 * 2**20, "Largest multipart request; larger files go by tus."
     )
+    log_max_bytes: PositiveBytes = setting(
+        2**30, "Largest Moodle log; one sent as a form may not be over MULTIPART_MAX_BYTES either."
+    )
     metadata_max_bytes: MetadataBytes = setting(
         8 * 2**10, "Largest Upload-Metadata header of an upload."
     )

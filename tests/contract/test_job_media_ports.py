@@ -13,7 +13,7 @@ import pytest_asyncio
 from app.domain.errors import EmptyFile, NotMedia, StorageFailed
 from app.infrastructure.media.ffmpeg_locator import locate_ffmpeg
 from app.infrastructure.worker.digests import FileDigests
-from app.operations.base import FFmpegStep
+from app.operations.base import Step
 from app.operations.trim import TrimParams
 from app.services.ports import MediaProbe, StepRunner
 from tests.fakes.clips import ClipSpec, make_clip
@@ -30,7 +30,7 @@ class Tools:
     runner: StepRunner
     folder: Path
     clip: Path
-    step: FFmpegStep
+    step: Step
 
 
 @pytest_asyncio.fixture(params=["fake", "real"])

@@ -26,6 +26,7 @@ from app.infrastructure.storage.paths import DataFolder
 from app.infrastructure.worker.digests import FileDigests
 from app.infrastructure.worker.embedded import EmbeddedEngine
 from app.infrastructure.worker.worker_lock import WorkerLock, WorkerLocks
+from app.operations.moodle_log import MoodleLog
 from app.operations.registry import Registry
 from app.operations.trim import Trim
 from app.services.disposal import Disposal
@@ -40,6 +41,7 @@ from app.services.job_retry import JobRetry
 from app.services.job_run import LeaseKeeper
 from app.services.job_runner import JobRunner
 from app.services.jobs import JobService, JobView
+from app.services.logs import LogLooks
 from app.services.media import MediaService
 from app.services.ports import Database, Files, MediaProbe, StepRunner, Transaction
 from app.services.recovery import Recovery
@@ -62,7 +64,12 @@ POLICY = JobPolicy(
     completed_ttl=timedelta(hours=24),
     failed_ttl=timedelta(hours=1),
 )
-HOLDS = HoldPolicy(keep_inputs=timedelta(hours=1), failed_ttl=timedelta(hours=2))
+LOG_MAX_BYTES = 2**28
+HOLDS = HoldPolicy(
+    keep_inputs=timedelta(hours=1),
+    failed_ttl=timedelta(hours=2),
+    released_at_once=frozenset({MoodleLog.name}),
+)
 RETENTION = RetentionPolicy(
     max_ttl=timedelta(days=30), delivery_grace=timedelta(minutes=10), tombstones=timedelta(days=30)
 )
@@ -124,10 +131,10 @@ class House:
         db, files = db_through(real_db), files_through(LocalFiles(DataFolder(root)))
         disposal = Disposal(db, files, clock, metrics)
         steps, probe, worker = FakeSteps(), FakeProbe(), new_id()
-        registry = Registry([Polish(), Join(), Trim()])
+        registry = Registry([Polish(), Join(), Trim(), MoodleLog()])
         real_probe, real_steps = tools or (probe, steps)
         media = MediaService(db, files, real_probe)
-        workshop = Workshop(db, files, media, registry)
+        workshop = Workshop(db, files, media, LogLooks(files, LOG_MAX_BYTES), registry)
         closing = Closing(db, files, disposal, clock, metrics, rules)
         publication = Publication(db, files, FileDigests(), clock, closing)
         engine = EmbeddedEngine(db, clock, workers=workers, poll_seconds=0.1)

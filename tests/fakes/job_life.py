@@ -41,6 +41,7 @@ from app.services.job_rescue import JobRescue
 from app.services.job_retry import JobRetry
 from app.services.job_run import Run
 from app.services.jobs import JobService
+from app.services.logs import LogLooks
 from app.services.media import MediaService
 from app.services.ports import Beat, Transaction
 from app.services.sweeps.base import Sweep, SweepRun
@@ -141,7 +142,8 @@ class Life:
         files, engine = LocalFiles(folder), RememberingQueue()
         disposal = Disposal(db, files, clock, metrics)
         registry = Registry([Polish()])
-        workshop = Workshop(db, files, MediaService(db, files, FakeProbe()), registry)
+        media = MediaService(db, files, FakeProbe())
+        workshop = Workshop(db, files, media, LogLooks(files, 2**20), registry)
         rescue = JobRescue(db, engine, disposal, metrics, rules)
         sweeps: tuple[Sweep, ...] = (
             SpentInputs(db, files, disposal),

@@ -10,9 +10,13 @@ from app.domain.media import MediaInfo, MediaLimits
 from app.infrastructure.media.ffmpeg_locator import FFmpeg, locate_ffmpeg
 from app.infrastructure.media.probe import ProbeChild
 from app.infrastructure.media.process_runner import Isolation, ProcessRunner
+from app.infrastructure.media.python_steps import PythonStepRunner
 from app.infrastructure.media.sandbox import detect_sandbox
+from app.infrastructure.media.step_kinds import StepKinds
 from app.infrastructure.media.step_runner import FFmpegStepRunner
-from app.operations.base import ClipInput, FFmpegStep, Plan
+from app.infrastructure.moodle import CHILD
+from app.operations.base import ClipInput, Plan, Step
+from app.operations.moodle_log import PROGRAM as MOODLE_LOG
 from app.operations.trim import Trim, TrimParams
 
 LIMITS = MediaLimits(max_seconds=1800, max_pixels=16_777_216, max_streams=16)
@@ -27,7 +31,7 @@ class MediaBench:
     ffmpeg: FFmpeg
     runner: ProcessRunner
     probe: ProbeChild
-    steps: FFmpegStepRunner
+    steps: StepKinds
     reported: list[float] = field(default_factory=list)
 
     async def plan(self, clip: Path, params: TrimParams) -> Plan:
@@ -38,7 +42,7 @@ class MediaBench:
         media = await self.probe.probe(link)
         return Trim().plan(params, [ClipInput(INPUT, media, clip.name)])
 
-    async def run(self, step: FFmpegStep) -> Path:
+    async def run(self, step: Step) -> Path:
         await self.steps.run(step, self.folder, self.reported.append)
         return self.folder / step.output
 
@@ -66,7 +70,10 @@ async def open_bench(
     ffmpeg = ffmpeg or locate_ffmpeg(None)
     runner = ProcessRunner(isolation or detect_sandbox())
     probe = ProbeChild(runner, limits)
-    steps = FFmpegStepRunner(ffmpeg, runner, probe, stall_seconds=stall_seconds, threads=1)
+    steps = StepKinds(
+        FFmpegStepRunner(ffmpeg, runner, probe, stall_seconds=stall_seconds, threads=1),
+        PythonStepRunner(runner, {MOODLE_LOG: CHILD}, stall_seconds=stall_seconds),
+    )
     try:
         yield MediaBench(folder, ffmpeg, runner, probe, steps)
     finally:

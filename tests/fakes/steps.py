@@ -10,6 +10,7 @@ from pydantic import Field
 from app.domain.errors import TrimOutOfRange
 from app.domain.jobs import InputRole
 from app.operations.base import (
+    NOTHING_LEARNED,
     ClipInput,
     Expected,
     FFmpegStep,
@@ -18,6 +19,7 @@ from app.operations.base import (
     Plan,
     PlannedOutput,
     Step,
+    StepFacts,
 )
 from app.services.ports import ProgressCallback, StepRunner
 
@@ -42,7 +44,7 @@ class FakeSteps(StepRunner):
         self.most_living = 0
         self.stopped = 0
 
-    async def run(self, step: Step, folder: Path, on_progress: ProgressCallback) -> None:
+    async def run(self, step: Step, folder: Path, on_progress: ProgressCallback) -> StepFacts:
         self.folders.append(folder)
         self.living += 1
         self.most_living = max(self.most_living, self.living)
@@ -60,6 +62,7 @@ class FakeSteps(StepRunner):
             raise
         finally:
             self.living -= 1
+        return NOTHING_LEARNED
 
 
 class PolishParams(Params):
@@ -76,6 +79,7 @@ class Polish:
     inputs: ClassVar[tuple[InputRule, ...]] = (InputRule(InputRole.CLIP, 1, 1),)
     params_model: ClassVar[type[Params]] = PolishParams
     work_factor: ClassVar[float] = 1.0
+    releases_inputs: ClassVar[bool] = False
 
     def plan(self, params: PolishParams, clips: Sequence[ClipInput]) -> Plan:
         (clip,) = clips

@@ -16,7 +16,7 @@ from app.domain.media import AudioInfo, MediaInfo, VideoInfo
 from app.infrastructure.media import probe_child
 from app.infrastructure.media.ffmpeg_locator import FFmpeg, locate_ffmpeg
 from app.operations import ffmpeg as arguments
-from app.operations.base import ClipInput
+from app.operations.base import ClipInput, FFmpegStep
 from app.operations.trim import Trim, TrimParams
 from tests.fakes.clips import ClipSpec, make_clip
 
@@ -93,6 +93,7 @@ def test_a_manifest_in_disguise_opens_its_bait_by_default_but_never_with_our_opt
     assert bait.name in opened(tmp_path / "trace", control, tmp_path)
     clip = ClipInput(NAME, replace(FORGED, container=container), "x.mp4")
     (step,) = Trim().plan(TrimParams(start=0, end=1), [clip]).steps
+    assert isinstance(step, FFmpegStep)
     ours = arguments.complete(step.arguments, threads=1, major=ffmpeg.major)
     seen = opened(tmp_path / "trace", [str(ffmpeg.path), "-y", *ours, "file:out.mp4"], tmp_path)
     assert NAME in seen

@@ -15,7 +15,7 @@ from app.domain.errors import AppError, InputDamaged, JobTimedOut, NoSpace, Rend
 from app.infrastructure.media.ffmpeg_locator import locate_ffmpeg
 from app.infrastructure.media.sandbox import Sandbox, SandboxLevel, candidates, works
 from app.infrastructure.media.step_runner import _Progress
-from app.operations.base import Expected, Plan
+from app.operations.base import Expected, FFmpegStep, Plan
 from app.operations.trim import OUTPUT_FILE, TrimParams
 from tests.fakes.clips import ClipSpec, make_clip, read_frames
 from tests.fakes.media_bench import MediaBench, open_bench, scripted_ffmpeg
@@ -240,6 +240,8 @@ async def test_a_result_that_is_longer_than_planned_is_not_published(
 ) -> None:
     plan = await bench.plan(clip, CUT)
     expected = Expected(duration_seconds=1.0, duration_tolerance=0.04, has_audio=True)
+    (step,) = plan.steps
+    assert isinstance(step, FFmpegStep)
     with pytest.raises(RenderFailed, match=r"where 1\.000 s were expected"):
-        await bench.run(replace(plan.steps[0], expected=expected))
+        await bench.run(replace(step, expected=expected))
     assert only_input_and_part(bench.folder)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from app.domain.errors import TrimOutOfRange, UnknownOperation
 from app.domain.media import AudioInfo, MediaInfo, VideoInfo
-from app.operations.base import ClipInput, Plan
+from app.operations.base import ClipInput, FFmpegStep, Plan
 from app.operations.ffmpeg import seek_margin
 from app.operations.registry import default_registry
 from app.operations.timecode import to_seconds
@@ -47,6 +47,12 @@ NAME = "0123456789abcdef0123456789abcdef"
 
 def plan(media: MediaInfo = CLIP, **params: Any) -> Plan:
     return Trim().plan(TrimParams.model_validate(params), [ClipInput(NAME, media, "My clip.mov")])
+
+
+def step_of(planned: Plan) -> FFmpegStep:
+    (step,) = planned.steps
+    assert isinstance(step, FFmpegStep)
+    return step
 
 
 @pytest.mark.parametrize(
@@ -149,7 +155,7 @@ def test_ticks_count_from_the_first_video_frame() -> None:
     cut = find_cut(TrimParams(start=2, end=5), shifted)
     assert (cut.first, cut.stop) == (7000 + 30720, 7000 + 76800)
     assert "trim=start_pts=37720:end_pts=83800" in " ".join(
-        plan(shifted, start=2, end=5).steps[0].arguments
+        step_of(plan(shifted, start=2, end=5)).arguments
     )
 
 
@@ -202,18 +208,18 @@ def test_the_effort_is_what_is_to_be_encoded_where_the_frames_are_counted() -> N
 
 def test_sound_outside_the_kept_part_is_not_expected() -> None:
     late = replace(CLIP, audio=replace(AUDIO, start_seconds=6.0))
-    assert not plan(late, start=2, end=5).steps[0].expected.has_audio
-    assert plan(late, start=2, end=7).steps[0].expected.has_audio
-    assert not plan(replace(CLIP, audio=None), start=2, end=5).steps[0].expected.has_audio
+    assert not step_of(plan(late, start=2, end=5)).expected.has_audio
+    assert step_of(plan(late, start=2, end=7)).expected.has_audio
+    assert not step_of(plan(replace(CLIP, audio=None), start=2, end=5)).expected.has_audio
 
 
 def test_reading_begins_near_the_cut_only_where_the_container_has_an_index() -> None:
-    listed = plan(start=5, end=6).steps[0].arguments
+    listed = step_of(plan(start=5, end=6)).arguments
     assert listed[listed.index("-ss") + 1] == "3.990000"  # a second, and what may be dropped
-    listed = plan(replace(CLIP, container="matroska"), start=5, end=6).steps[0].arguments
+    listed = step_of(plan(replace(CLIP, container="matroska"), start=5, end=6)).arguments
     assert listed[listed.index("-ss") + 1] == "4.000000"
-    assert "-ss" not in plan(start=1, end=6).steps[0].arguments
-    assert "-ss" not in plan(replace(CLIP, container="mpegts"), start=5, end=6).steps[0].arguments
+    assert "-ss" not in step_of(plan(start=1, end=6)).arguments
+    assert "-ss" not in step_of(plan(replace(CLIP, container="mpegts"), start=5, end=6)).arguments
 
 
 @pytest.mark.parametrize(

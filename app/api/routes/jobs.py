@@ -20,6 +20,7 @@ from app.api.schemas.jobs import (
     job_out,
     operation_out,
 )
+from app.api.schemas.logs import LOOKS
 from app.api.schemas.problems import problems
 from app.domain.errors import (
     AppError,
@@ -99,6 +100,7 @@ async def list_operations(jobs: Jobs) -> OperationList:
             *(BatchNotFound, BatchGone, UploadNotFound, OutputNotFound, QueueFull),
             *(NotMedia, EmptyFile, NoVideoStream, MediaOverLimits, TrimOutOfRange, InputDamaged),
             *(JobTimedOut, StorageFailed),
+            *LOOKS,
             *(MalformedRequest, NotSupported, RequestTooLarge, UnsupportedMediaType),
         ),
     },
@@ -116,7 +118,8 @@ async def create_job(
     What cannot work is refused now: clips are looked at, and the parameters are held against them.
     With an `Idempotency-Key`, the same request sent again answers with the job that the first made.
     """
-    answer = await jobs.create(owner, body.to_domain(), idempotent)
+    wish = body.to_domain(jobs.main_role(body.operation))
+    answer = await jobs.create(owner, wish, idempotent)
     if answer.is_replay:
         mark_replayed(response)
     return _accepted(request, response, answer.view)

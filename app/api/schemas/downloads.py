@@ -32,12 +32,12 @@ Responses = dict[int | str, dict[str, Any]]
 DOWNLOAD: Responses = {
     200: {
         "description": "The whole file.",
-        "content": {"video/mp4": _BYTES},
+        "content": {"video/mp4": _BYTES, "application/zip": _BYTES},
         "headers": _HEADERS,
     },
     206: {
         "description": "The one range that was asked for. Several ranges answer 200.",
-        "content": {"video/mp4": _BYTES},
+        "content": {"video/mp4": _BYTES, "application/zip": _BYTES},
         "headers": {
             **_HEADERS,
             "Content-Range": _header("Which part of how much.", "bytes 0-1023/73400320"),

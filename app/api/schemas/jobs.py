@@ -30,7 +30,10 @@ class JobInputIn(In):
 
     upload_id: UploadRef | None = None
     output_id: OutputRef | None = None
-    role: InputRole = InputRole.CLIP
+    role: Annotated[
+        InputRole | None,
+        Field(description="Left out: what the operation works on, such as its clip or its log."),
+    ] = None
     order: Annotated[
         int | None,
         Field(
@@ -38,9 +41,9 @@ class JobInputIn(In):
         ),
     ] = None
 
-    def to_domain(self, position: int) -> JobInput:
+    def to_domain(self, position: int, main_role: InputRole) -> JobInput:
         order = position if self.order is None else self.order
-        return JobInput(self.role, self.upload_id, self.output_id, order)
+        return JobInput(self.role or main_role, self.upload_id, self.output_id, order)
 
 
 class NewJobIn(In):
@@ -88,11 +91,12 @@ class NewJobIn(In):
         ),
     ] = False
 
-    def to_domain(self) -> JobRequest:
+    def to_domain(self, main_role: InputRole) -> JobRequest:
+        """Return the request; inputs without a role have ``main_role``."""
         return JobRequest(
             operation=self.operation,
             params=self.params,
-            inputs=tuple(item.to_domain(n) for n, item in enumerate(self.inputs)),
+            inputs=tuple(item.to_domain(n, main_role) for n, item in enumerate(self.inputs)),
             batch_id=self.batch_id,
             file_ids=tuple(self.file_ids) if self.file_ids is not None else None,
             priority=self.priority,

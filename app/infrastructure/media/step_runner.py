@@ -1,4 +1,4 @@
-"""Runs the steps of a plan: FFmpeg with progress, signs of life, and a check of what it wrote."""
+"""Runs FFmpeg for a step: with progress, signs of life, and a check of what it wrote."""
 
 import asyncio
 import os
@@ -19,15 +19,14 @@ from app.domain.errors import (
 from app.domain.media import MediaInfo
 from app.infrastructure.media.ffmpeg_locator import FFmpeg
 from app.infrastructure.media.probe import ProbeChild
-from app.infrastructure.media.process_output import activity
 from app.infrastructure.media.process_runner import (
-    Child,
     Command,
     Finished,
     ProcessLimits,
     ProcessRunner,
 )
-from app.operations.base import FFmpegStep, Step
+from app.infrastructure.media.signs_of_life import watch
+from app.operations.base import NOTHING_LEARNED, FFmpegStep, StepFacts
 from app.operations.ffmpeg import complete
 from app.services.ports import ProgressCallback
 
@@ -35,7 +34,6 @@ log = structlog.get_logger(__name__)
 
 REPORTING = ("-v", "error", "-nostats", "-progress", "pipe:1", "-stats_period", "0.25")
 MICROSECONDS = 1_000_000
-LOOK_SECONDS = 1.0
 CPU_SECONDS = 4 * 3600
 """For each thread: less than the wall clock allows would stop large clips on many cores."""
 MOST_THREADS = 8
@@ -108,7 +106,7 @@ class FFmpegStepRunner:
         self._stall_seconds = stall_seconds
         self._threads = min(threads, MOST_THREADS)
 
-    async def run(self, step: Step, folder: Path, on_progress: ProgressCallback) -> None:
+    async def run(self, step: FFmpegStep, folder: Path, on_progress: ProgressCallback) -> StepFacts:
         """Run ``step`` and leave its checked result in ``folder`` under ``step.output``.
 
         Raises RenderFailed, InputDamaged, NoSpace, JobTimedOut (no sign of life); in each of these
@@ -120,13 +118,16 @@ class FFmpegStepRunner:
         async with self._runner.start(
             self._command(step, folder, part), on_stdout=progress.feed
         ) as child:
-            finished = await self._watch(child, progress)
+            finished = await watch(
+                child, lambda: progress.fraction, stall_seconds=self._stall_seconds
+            )
         if not finished.succeeded:
             log.warning("ffmpeg.failed", step=step.name, stderr=finished.stderr)
             raise _failure(step, finished)
         await self._check(step, part, finished)
         await asyncio.to_thread(part.rename, folder / step.output)
         progress.reach(1.0)
+        return NOTHING_LEARNED
 
     def _command(self, step: FFmpegStep, folder: Path, part: Path) -> Command:
         arguments = complete(step.arguments, threads=self._threads, major=self._ffmpeg.major)
@@ -147,25 +148,6 @@ class FFmpegStepRunner:
                 file_size_bytes=FILE_SIZE_BYTES,
             ),
         )
-
-    async def _watch(self, child: Child, progress: _Progress) -> Finished:
-        """Wait for the end while there are signs of life."""
-        loop = asyncio.get_running_loop()
-        seen, since = None, loop.time()
-        while True:
-            try:
-                async with asyncio.timeout(min(LOOK_SECONDS, self._stall_seconds / 4)):
-                    return await child.wait()
-            except TimeoutError:
-                sign = (progress.fraction, await asyncio.to_thread(activity, child.pid))
-            if sign != seen:
-                seen, since = sign, loop.time()
-            elif loop.time() - since >= self._stall_seconds:
-                msg = (
-                    "The encoder showed no sign of life for the limit of "
-                    f"{self._stall_seconds:g} s (stall_seconds)."
-                )
-                raise JobTimedOut(msg, extra={"limit": "stall_seconds"})
 
     async def _check(self, step: FFmpegStep, part: Path, finished: Finished) -> None:
         """Compare the result with what was expected of it."""

@@ -104,6 +104,17 @@ class LocalFiles:
             except NotADirectoryError:
                 return None
 
+    async def read_head(self, path: str, size_bytes: int) -> bytes:
+        return await in_thread("reading a file", lambda: self._read_head(path, size_bytes))
+
+    def _read_head(self, path: str, size_bytes: int) -> bytes:
+        try:
+            descriptor = os.open(self.absolute(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return b""
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(size_bytes)
+
     async def delete(self, path: str) -> int:
         return await in_thread("deleting", lambda: self._delete(path))
 

@@ -1,0 +1,146 @@
+"""Runs programs of ours on foreign bytes, shut in like FFmpeg: own session, limits, no network."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from app.domain import errors
+from app.domain.errors import AppError, LogFailed, NoSpace
+from app.infrastructure.media.process_runner import (
+    Command,
+    Finished,
+    ProcessLimits,
+    ProcessRunner,
+)
+from app.infrastructure.media.sandbox import python_folders
+from app.infrastructure.media.signs_of_life import watch
+from app.operations.base import NOTHING_LEARNED, PythonStep, StepFacts
+from app.services.ports import ProgressCallback
+
+log = structlog.get_logger(__name__)
+
+APP = Path(__file__).parents[2]
+"""The package itself, which the programs import of."""
+LONGEST_LINE = 256 * 1024
+"""Of what a child says; more is a child that has gone mad."""
+ADDRESS_SPACE_BYTES = 1024**3
+FILE_SIZE_BYTES = 64 * 1024**3
+CPU_SECONDS = 4 * 3600
+NO_SPACE = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+
+REFUSALS = {
+    each.code: each for each in (errors.EmptyFile, errors.LogWithoutEvents, errors.LogNotText)
+}
+"""What a program may say of its input, by code."""
+
+
+@dataclass
+class _Listener:
+    """Reads what a child says, a JSON object a line; progress never goes back."""
+
+    report: ProgressCallback
+    fraction: float = -1.0
+    facts: StepFacts = NOTHING_LEARNED
+    refusal: AppError | None = None
+    _rest: bytes = field(default=b"")
+
+    def feed(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._rest = self._rest[-LONGEST_LINE:]
+        for line in lines:
+            self._take(line)
+
+    def reach(self, fraction: float) -> None:
+        """Report a fraction unless it was reached before."""
+        if fraction > self.fraction:
+            self.fraction = fraction
+            self.report(fraction)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            said: dict[str, Any] = json.loads(line)
+            if "progress" in said:
+                self.reach(min(max(float(said["progress"]), 0.0), 1.0))
+            elif "facts" in said:
+                told = said["facts"]
+                self.facts = StepFacts(dict(told["result"]), tuple(map(str, told["warnings"])))
+            elif "refused" in said:
+                told = said["refused"]
+                kind = REFUSALS[told["code"]]
+                self.refusal = kind(str(told["detail"]), extra=dict(told["extra"]))
+        except (ValueError, KeyError, TypeError):
+            # The bytes it works on are hostile: what it says is taken only where it makes sense.
+            log.warning("program.unreadable", length=len(line))
+
+
+class PythonStepRunner:
+    """Runs one step at a time per call, in the folder it is given.
+
+    ``programs``: scripts by name. ``stall_seconds``: how long one may show no sign of life.
+    """
+
+    def __init__(
+        self, runner: ProcessRunner, programs: Mapping[str, Path], *, stall_seconds: float
+    ) -> None:
+        self._runner = runner
+        self._programs = programs
+        self._stall_seconds = stall_seconds
+
+    async def run(self, step: PythonStep, folder: Path, on_progress: ProgressCallback) -> StepFacts:
+        """Run ``step`` and leave its result in ``folder`` under ``step.output``.
+
+        Raises what the program found wrong, LogFailed, NoSpace, JobTimedOut (no sign of life); in
+        each of these cases, and when cancelled, only a ``.part`` file may be left.
+        """
+        part = folder / f"{step.output}.part"
+        listener = _Listener(on_progress)
+        listener.reach(0.0)
+        command = self._command(step, folder, part.name)
+        async with self._runner.start(command, on_stdout=listener.feed) as child:
+            finished = await watch(
+                child,
+                lambda: listener.fraction,
+                stall_seconds=self._stall_seconds,
+                what="The processing",
+            )
+        if not finished.succeeded:
+            raise _failure(step, finished, listener)
+        try:
+            await asyncio.to_thread(part.rename, folder / step.output)
+        except FileNotFoundError as error:
+            raise LogFailed("The processing wrote nothing.") from error
+        listener.reach(1.0)
+        return listener.facts
+
+    def _command(self, step: PythonStep, folder: Path, output: str) -> Command:
+        folder = folder.absolute()
+        return Command(
+            arguments=(
+                *(sys.executable, "-I", "-B", str(self._programs[step.program])),
+                json.dumps(dict(step.arguments)),
+                *(*step.inputs, output),
+            ),
+            folder=folder,
+            # Inputs are hard links: what works on foreign bytes must not reach the uploads.
+            readable=(*python_folders(), APP, *(folder / name for name in step.inputs)),
+            limits=ProcessLimits(
+                address_space_bytes=ADDRESS_SPACE_BYTES,
+                cpu_seconds=CPU_SECONDS,
+                file_size_bytes=FILE_SIZE_BYTES,
+            ),
+        )
+
+
+def _failure(step: PythonStep, finished: Finished, listener: _Listener) -> AppError:
+    if listener.refusal is not None:
+        return listener.refusal
+    if any(words in finished.stderr for words in NO_SPACE):
+        return NoSpace("The disk is full: the result did not fit.")
+    log.warning("program.failed", step=step.name, stderr=finished.stderr)
+    return LogFailed(f"The processing failed while {step.name}; the log has its last words.")

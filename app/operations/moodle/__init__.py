@@ -1,0 +1,1 @@
+"""What Moodle's log export is: its columns, times and names. Pure: reads and writes nothing."""
