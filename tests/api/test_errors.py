@@ -23,9 +23,11 @@ from app.domain.ids import new_id
 from app.domain.jobs import JobError, JobStatus
 from app.domain.layout import output_path
 from app.services.draining import Drain
+from app.services.logs import LogLooks
 from app.services.ports import Database, Transaction
 from tests.factories import make_ended_job, make_output
 from tests.fakes.described import Described
+from tests.fakes.moodle_logs import ANNA, as_csv
 from tests.fakes.served import OCTETS, TUS, Served
 
 NOBODY = "0" * 32
@@ -414,6 +416,37 @@ def _outside(bench: Bench) -> Generator[Ask, None, None]:
     yield bench.trim(bench.clip, start=60, end=70)
 
 
+# --- logs -----------------------------------------------------------------------------------------
+
+
+def form_of(data: bytes, **fields: str) -> Ask:
+    """A log as a browser sends it."""
+    request = httpx.Request(
+        "POST",
+        "http://127.0.0.1/api/upload",
+        files={"file": ("log.csv", data, "text/csv")},
+        data=fields,
+    )
+    content_type = {"content-type": request.headers["content-type"]}
+    return Ask("POST", "/api/upload", content_type, request.read())
+
+
+simple("log_not_text", form_of(bytes(5000), timezone="UTC"))
+simple("log_header_missing", form_of(as_csv([ANNA], header=None), timezone="UTC"))
+simple("log_header_unknown", form_of(b"id,name\n1,x\n", timezone="UTC"))
+simple("log_delimiter_unknown", form_of(as_csv([ANNA], delimiter="|"), timezone="UTC"))
+simple("log_without_events", form_of(as_csv([]), timezone="UTC"))
+simple("timezone_required", form_of(as_csv([ANNA])))
+
+
+@case("log_too_large")
+def _large_log(bench: Bench) -> Generator[Ask, None, None]:
+    container = bench.served.container
+    logs = dataclasses.replace(container.logs, looks=LogLooks(container.files, 100))
+    with bench.served.exchanged(dataclasses.replace(container, logs=logs)):
+        yield form_of(as_csv([ANNA]), timezone="UTC")
+
+
 def _sound_only(clip: bytes) -> bytes:
     """Return the sound of ``clip`` alone, in the same kind of container."""
     out = io.BytesIO()
@@ -426,7 +459,7 @@ def _sound_only(clip: bytes) -> bytes:
     return out.getvalue()
 
 
-JOB_CODES = ("input_damaged", "render_failed", "timeout", "worker_lost")
+JOB_CODES = ("input_damaged", "render_failed", "log_failed", "timeout", "worker_lost")
 """Codes that only a job ends with; that runs end so is tested where they run."""
 
 

@@ -50,7 +50,7 @@ def test_every_error_is_described_where_it_can_happen(described: Described) -> N
         for response in operation["responses"].values()
         for code in re.findall(r"`([a-z_]+)`: ", response["description"])
     }
-    only_jobs = {"render_failed", "worker_lost"}
+    only_jobs = {"render_failed", "log_failed", "worker_lost"}
     nowhere = {"route_not_found"}
     assert {error.code for error in catalogue()} - told == only_jobs | nowhere
 

@@ -18,6 +18,7 @@ from app.main import create_app
 from app.settings import Settings
 from tests.e2e.harness import Server
 from tests.e2e.wire import TUS, await_job, create, open_session, upload
+from tests.fakes.moodle_logs import as_csv, many_rows
 
 EXAMPLES = 10
 CALL_SECONDS = 30.0
@@ -25,6 +26,7 @@ JSON = "application/json"
 OCTETS = "application/offset+octet-stream"
 OF_EACH = 4
 TRIM = {"operation": "trim", "params": {"start": 0.2, "end": 0.6}}
+LOG = {"file": as_csv(many_rows(20)), "timezone": "Europe/Berlin"}
 CHECKS = (
     checks.not_a_server_error,
     openapi_checks.status_code_conformance,
@@ -194,6 +196,8 @@ class Maker:
             ("/api/v1/upload/{session_id}", "post"): lambda: Wish(
                 {"session_id": open_session(self._api)}, {"files": [b"some bytes"]}, form
             ),
+            ("/api/upload", "post"): lambda: Wish({}, LOG, form),
+            ("/api/v1/logs", "post"): lambda: Wish({}, LOG, form),
             ("/api/v1/batches", "post"): lambda: Wish(
                 {}, {"session_id": self.filled_session()}, JSON
             ),

@@ -38,6 +38,7 @@ from tests.e2e.wire import (
     problem,
     upload,
 )
+from tests.fakes.moodle_logs import as_csv, many_rows
 from tests.runtime_process import Service, eventually, run_command, service
 
 Test = TypeVar("Test", bound=Callable[..., Any])
@@ -126,8 +127,8 @@ def rows(running: Service, query: str) -> list[tuple[Any, ...]]:
 
 
 @shows(
-    *("MAX_UPLOAD_BYTES", "METADATA_MAX_BYTES", "MULTIPART_MAX_BYTES", "UPLOAD_EXPIRES_HOURS"),
-    *("SESSION_MAX_AGE_HOURS", "BATCH_TTL_HOURS", "TTL_MAX_HOURS"),
+    *("MAX_UPLOAD_BYTES", "METADATA_MAX_BYTES", "MULTIPART_MAX_BYTES", "LOG_MAX_BYTES"),
+    *("UPLOAD_EXPIRES_HOURS", "SESSION_MAX_AGE_HOURS", "BATCH_TTL_HOURS", "TTL_MAX_HOURS"),
     *("QUEUE_LIMIT", "JOB_TIMEOUT_MAX_SECONDS", "DATA_DIR", "DATABASE_URL"),
 )
 def test_limits_refuse_and_times_are_promised(tmp_path: Path, short_clip: Path) -> None:
@@ -137,6 +138,7 @@ def test_limits_refuse_and_times_are_promised(tmp_path: Path, short_clip: Path) 
         MAX_UPLOAD_BYTES="3MiB",
         METADATA_MAX_BYTES=300,
         MULTIPART_MAX_BYTES="1MiB",
+        LOG_MAX_BYTES="256KiB",
         UPLOAD_EXPIRES_HOURS=2,
         SESSION_MAX_AGE_HOURS=3,
         BATCH_TTL_HOURS=5,
@@ -153,6 +155,9 @@ def test_limits_refuse_and_times_are_promised(tmp_path: Path, short_clip: Path) 
         problem(client.post("/files/", headers=headers), 400, "invalid_metadata")
         file = {"file": ("clip.mp4", bytes(2**20), "video/mp4")}
         assert client.post("/api/v1/upload", files=file).status_code == 413
+
+        log = {"file": ("log.csv", as_csv(many_rows(2500)), "text/csv")}
+        problem(client.post("/api/upload", files=log), 413, "log_too_large")
 
         made = client.post("/files/", headers=TUS | {"Upload-Length": "1"})
         expires = parsedate_to_datetime(made.headers["upload-expires"])

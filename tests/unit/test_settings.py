@@ -25,6 +25,7 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "FSYNC": ("patch", "patch"),
     "MAX_UPLOAD_BYTES": ("512MB", 512_000_000),
     "MULTIPART_MAX_BYTES": ("1MiB", 2**20),
+    "LOG_MAX_BYTES": ("3MiB", 3 * 2**20),
     "METADATA_MAX_BYTES": ("4KiB", 4096),
     "UPLOAD_EXPIRES_HOURS": ("0", 0.0),
     "UPLOAD_READ_TIMEOUT_SECONDS": ("1.5", 1.5),

@@ -28,6 +28,7 @@ ELSEWHERE = {
     "DATA_DIR",
     "DATABASE_URL",
     "MULTIPART_MAX_BYTES",
+    "LOG_MAX_BYTES",
 }
 
 

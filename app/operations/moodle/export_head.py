@@ -124,7 +124,7 @@ def _encodings(head: bytes) -> tuple[int, tuple[str, ...]]:
         if head.startswith(mark) and not head.startswith(codecs.BOM_UTF32_LE):
             return len(mark), (encoding,)
     controls = sum(byte < ord(" ") and byte not in _TEXT_CONTROLS for byte in head)
-    if b"\0" in head[:1024] or controls > len(head) * _MOST_CONTROLS:
+    if b"\0" in head.lstrip(b"\r\n").partition(b"\n")[0] or controls > len(head) * _MOST_CONTROLS:
         raise LogNotText(
             "The file is no text: it has bytes that no CSV has. UTF-16 needs its byte order mark.",
             extra={"encodings": encodings_shown()},

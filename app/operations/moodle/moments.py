@@ -85,7 +85,7 @@ _MONTH_DAY = re.compile(
     rf"{_DAYNAME}(?P<month>[^\W\d]+)\.?\s+"
     rf"(?P<day>\d{{1,2}}),?\s+(?P<year>\d{{4}}){_BETWEEN}{_CLOCK}"
 )
-_PLAIN_CLOCK = re.compile(r"(.*[^\d:.])(\d{1,2}):(\d\d)(?::(\d\d))?")
+_PLAIN_CLOCK = re.compile(r"(.*[^\d:.+-])(\d{1,2}):(\d\d)(?::(\d\d))?")
 _OFFSET = re.compile(r"([+-])(\d{2}):?(\d{2})")
 
 
