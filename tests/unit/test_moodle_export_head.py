@@ -94,7 +94,7 @@ def test_a_header_may_be_a_little_different(cells: list[str]) -> None:
         (b'"' * 70_000, LogHeaderUnknown),
         (b"x" * 70_000, LogHeaderUnknown),
     ],
-    ids=lambda value: value.code if isinstance(value, type) else repr(value[:12]),
+    ids=lambda value: value.__name__ if isinstance(value, type) else repr(value[:12]),
 )
 def test_what_a_first_look_can_tell_is_refused_by_name(data: bytes, error: type[AppError]) -> None:
     with pytest.raises(error) as caught:

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 CACHE_KIB = 16 * 1024
 KEPT_STRINGS = 20_000
@@ -40,10 +41,19 @@ def use_own_folder() -> None:
     os.environ["SQLITE_TMPDIR"] = os.getcwd()  # noqa: PTH109 - SQLite wants text
 
 
+def _address(path: Path) -> str:
+    return f"file:{quote(str(path))}"
+
+
+def _finished(path: Path) -> str:
+    """Return the address of a database that nobody writes to: no locks, no journal beside it."""
+    return f"{_address(path)}?mode=ro&immutable=1"
+
+
 @contextmanager
 def new_database(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
     """Make a database that need not survive a crash: the file is thrown away with its job then."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+    with closing(sqlite3.connect(_address(path), uri=True, isolation_level=None)) as db:
         for setting in (
             "page_size=8192",
             "journal_mode=OFF",
@@ -62,7 +72,7 @@ def new_database(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
 def attach(db: sqlite3.Connection, path: Path, name: str) -> None:
     """Add a finished database, to be read only."""
     db.execute("COMMIT")
-    db.execute(f"ATTACH ? AS {name}", (f"file:{path}?mode=ro&immutable=1",))
+    db.execute(f"ATTACH ? AS {name}", (_finished(path),))
     db.execute(f"PRAGMA {name}.cache_size=-{CACHE_KIB}")
     db.execute("BEGIN")
 
@@ -70,12 +80,11 @@ def attach(db: sqlite3.Connection, path: Path, name: str) -> None:
 @contextmanager
 def open_finished(path: Path, *others: tuple[Path, str]) -> Iterator[sqlite3.Connection]:
     """Open finished databases for reading: ``path``, and ``others`` under their names."""
-    address = f"file:{path}?mode=ro&immutable=1"
-    with closing(sqlite3.connect(address, uri=True, isolation_level=None)) as db:
+    with closing(sqlite3.connect(_finished(path), uri=True, isolation_level=None)) as db:
         db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         db.execute("PRAGMA temp_store=FILE")
         for other, name in others:
-            db.execute(f"ATTACH ? AS {name}", (f"file:{other}?mode=ro&immutable=1",))
+            db.execute(f"ATTACH ? AS {name}", (_finished(other),))
             db.execute(f"PRAGMA {name}.cache_size=-{CACHE_KIB}")
         yield db
 
