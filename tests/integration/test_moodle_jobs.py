@@ -99,7 +99,11 @@ async def test_a_log_job_runs_from_request_to_zip_and_its_input_goes_at_once(hou
     assert (row.result["events"], summary["events"]) == (500, 500)
     assert row.result["decisions"] == summary["decisions"]
     assert await input_is_gone(house, row)
-    assert await house.cleanups() == []
+
+    async def settled() -> bool:
+        return await house.cleanups() == []
+
+    await eventually(settled)
     assert house.leftovers() == [layout.output_path(output.id)]
 
 

@@ -281,7 +281,7 @@ def test_a_name_that_is_no_id_never_reaches_ffmpeg() -> None:
 
 def test_the_registry_knows_trim_and_names_what_it_knows() -> None:
     registry = default_registry()
-    assert [operation.name for operation in registry.all()] == ["trim"]
+    assert [operation.name for operation in registry.all()] == ["trim", "moodle-log"]
     assert registry.get("trim").params_model is TrimParams
-    with pytest.raises(UnknownOperation, match="trim"):
+    with pytest.raises(UnknownOperation, match="trim, moodle-log"):
         registry.get("explode")

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-CACHE_KIB = 16 * 1024
+CACHE_KIB = 6 * 1024
 KEPT_STRINGS = 20_000
 BATCH_ROWS = 2000
 
