@@ -92,7 +92,9 @@ def test_only_the_settings_read_the_environment() -> None:
     ]
     # A child process inherits or gets an environment; that is not reading a setting.
     assert [
-        n for n in offenders if not n.startswith(
+        n
+        for n in offenders
+        if not n.startswith(
             ("app/infrastructure/media/", "app/infrastructure/moodle/scratch", "app/cli/")
         )
     ] == []
