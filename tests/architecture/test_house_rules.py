@@ -95,7 +95,7 @@ def test_only_the_settings_read_the_environment() -> None:
         n
         for n in offenders
         if not n.startswith(
-            ("app/infrastructure/media/", "app/infrastructure/moodle/scratch", "app/cli/")
+            ("app/infrastructure/media/", "app/infrastructure/moodle/child", "app/cli/")
         )
     ] == []
 

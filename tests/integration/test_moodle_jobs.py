@@ -5,8 +5,10 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import zipfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,11 @@ from app.domain.errors import (
 )
 from app.domain.jobs import InputRole, Job, JobInput, JobStatus
 from app.infrastructure.media.python_steps import PythonStepRunner
-from app.infrastructure.media.sandbox import Sandbox, SandboxLevel
-from app.operations.base import PythonStep
+from app.infrastructure.media.sandbox import Sandbox, SandboxLevel, candidates
+from app.infrastructure.moodle import CHILD
+from app.operations.base import LogInput, PythonStep
+from app.operations.moodle.export_head import look_at_export
+from app.operations.moodle_log import MoodleLog, MoodleLogParams
 from app.services.job_requests import JobRequest
 from app.services.logs import LogLooks
 from tests.fakes.job_house import House, eventually, prepare
@@ -334,3 +339,67 @@ async def test_a_child_dies_with_the_service(bench: MediaBench, house: House) ->
     row = await ended(house, job.id)
     assert (row.status, row.attempt) == (JobStatus.COMPLETED, 2)
     assert await input_is_gone(house, row)
+
+
+# --- where it works ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", list(SandboxLevel))
+async def test_a_log_is_processed_at_every_level_of_isolation(
+    tmp_path: Path, level: SandboxLevel
+) -> None:
+    sandboxes = {each.level: each for each in candidates()} | {
+        SandboxLevel.LIMITS: Sandbox(SandboxLevel.LIMITS)
+    }
+    async with open_bench(tmp_path / "job", isolation=sandboxes[level]) as bench:
+        data = as_csv(many_rows(20))
+        await asyncio.to_thread((bench.folder / "log").write_bytes, data)
+        head = look_at_export(data, len(data))
+        log = LogInput("log", head, "log.csv", len(data))
+        plan = MoodleLog().plan(MoodleLogParams(timezone="UTC"), [log])
+        facts = [await bench.steps.run(step, bench.folder, lambda _: None) for step in plan.steps]
+        assert facts[-1].result["events"] == 20
+        made = {path.name for path in bench.folder.iterdir()}
+        assert made == {"log", *(step.output for step in plan.steps)}
+
+
+SPILL = """
+import runpy, sys
+from pathlib import Path
+runpy.run_path(sys.argv[1])  # what a step does before anything else
+from app.infrastructure.moodle.scratch import new_database
+with new_database(Path("spilled.db"), "CREATE TABLE blobs (blob)") as db:
+    db.execute("INSERT INTO blobs WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n"
+               " WHERE i < 20000) SELECT randomblob(1000) FROM n ORDER BY 1")
+"""
+"""Sorts more than fits in SQLite's cache."""
+
+
+def test_nothing_is_written_outside_the_job_s_folder(tmp_path: Path) -> None:
+    """Also what SQLite sorts in, which has no name for long."""
+    folder = tmp_path / "job"
+    folder.mkdir()
+    data = as_csv(many_rows(500))
+    (folder / "log").write_bytes(data)
+    python = (sys.executable, "-I", "-B")
+    log = LogInput("log", look_at_export(data, len(data)), "log.csv", len(data))
+    commands = [(*python, "-c", SPILL, str(CHILD))]
+    for step in MoodleLog().plan(MoodleLogParams(timezone="UTC"), [log]).steps:
+        assert isinstance(step, PythonStep)
+        wish = json.dumps(dict(step.arguments))
+        commands.append((*python, str(CHILD), wish, *step.inputs, step.output))
+    made = {place for command in commands for place in places_made(command, folder)}
+    assert {place for place in made if not place.startswith(f"{folder}/")} == set()
+    assert [place for place in made if "etilqs" in place], "nothing was spilled"
+
+
+def places_made(command: Sequence[str], folder: Path) -> set[str]:
+    """Every file that a command opens to write or make, by its path."""
+    trace = folder.parent / "trace"
+    traced = ("strace", "-f", "-y", "-qq", "-e", "trace=openat,open,creat,mkdir", "-o", str(trace))
+    subprocess.run([*traced, *command], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return {
+        line.rpartition("<")[2].rstrip(">").removesuffix(" (deleted)").rstrip(">")
+        for line in trace.read_text().splitlines()
+        if "O_CREAT" in line and " = -1" not in line
+    }

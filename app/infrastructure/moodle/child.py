@@ -7,17 +7,19 @@ is in ``telling``; its exit code says whether the output is whole.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# SQLite looks once, when it is first imported, where to sort: in the working directory, the job's.
+os.environ["SQLITE_TMPDIR"] = os.getcwd()  # noqa: PTH109 - it wants text
 # It is started without the service's own search path, and the package may not be installed whole.
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 
 from app.domain.errors import AppError
 from app.infrastructure.moodle.reading import read_export
-from app.infrastructure.moodle.scratch import use_own_folder
 from app.infrastructure.moodle.sorting import sort_events
 from app.infrastructure.moodle.telling import Teller, tell_facts, tell_refusal
 from app.infrastructure.moodle.writing import decisions, write_results
@@ -72,7 +74,6 @@ STEPS = {"read": read, "sort": sort, "write": write}
 
 def main(arguments: list[str]) -> int:
     wish = json.loads(arguments[0])
-    use_own_folder()
     try:
         STEPS[wish["do"]](wish, [Path(name) for name in arguments[1:]], Teller().reach)
     except AppError as refusal:

@@ -1,6 +1,5 @@
 """The scratch databases of a run: what a million rows are sorted with in constant memory."""
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -34,11 +33,6 @@ CREATE TABLE events (
 CREATE TABLE rejected (line INTEGER PRIMARY KEY, reason TEXT NOT NULL, detail TEXT NOT NULL);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-
-
-def use_own_folder() -> None:
-    """Have SQLite sort in the working directory, which is the job's: nothing of ours is elsewhere."""
-    os.environ["SQLITE_TMPDIR"] = os.getcwd()  # noqa: PTH109 - SQLite wants text
 
 
 def _address(path: Path) -> str:
