@@ -383,7 +383,7 @@ def test_nothing_is_written_outside_the_job_s_folder(tmp_path: Path) -> None:
     (folder / "log").write_bytes(data)
     python = (sys.executable, "-I", "-B")
     log = LogInput("log", look_at_export(data, len(data)), "log.csv", len(data))
-    commands = [(*python, "-c", SPILL, str(CHILD))]
+    commands: list[Sequence[str]] = [(*python, "-c", SPILL, str(CHILD))]
     for step in MoodleLog().plan(MoodleLogParams(timezone="UTC"), [log]).steps:
         assert isinstance(step, PythonStep)
         wish = json.dumps(dict(step.arguments))
