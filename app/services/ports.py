@@ -61,14 +61,26 @@ class UploadRows(Protocol):
         """Return the final that the owner had made of exactly these parts, in this order."""
         ...
 
-    def list_by_session(self, session_id: str) -> list[Upload]: ...
+    def list_by_session(self, session_id: str, status: UploadStatus | None = None) -> list[Upload]:
+        """Oldest first; ``status`` None means any."""
+        ...
+
+    def count_completed(self, session_id: str) -> int:
+        """How many uploads of the session are completed."""
+        ...
+
+    def put_in_batch(self, session_id: str, batch_id: str) -> None:
+        """Make all completed uploads of the session the batch's."""
+        ...
 
     def list_by_batch(self, batch_id: str) -> list[Upload]:
         """In the order of the batch: metadata ``order``, else creation."""
         ...
 
     def update(self, upload: Upload, *, expected: UploadStatus) -> None:
-        """Write the whole row where its status is still ``expected``."""
+        """Write the row where its status is still ``expected``: all but what an upload keeps for life,
+        its id, session, kind, parts and metadata.
+        """
         ...
 
     def touch(
@@ -453,6 +465,15 @@ class Database(Protocol):
         """Run ``work`` on a consistent snapshot; it must not write."""
         ...
 
+    async def look(self, work: Callable[[Transaction], T]) -> T:
+        """Like ``read``, for ``work`` that finds a few rows by their ids and does nothing else.
+
+        It may run on the event loop's own thread while the database has been answering at once: it
+        takes microseconds, and neither lists nor counts anything unbounded. Unlike the work of the
+        others it may run again.
+        """
+        return await self.read(work)
+
     async def check(self) -> None:
         """Prove that the database answers, for readiness."""
         ...
@@ -576,8 +597,19 @@ class WriterHold(UploadHold, Protocol):
 
 
 class WriterLocks(UploadLocks, Protocol):
-    def hold_for_writing(self, upload_id: str, *, wait_seconds: float) -> WriterHold:
-        """Like ``hold``, but the newest of several such holders wins."""
+    def hold_for_writing(
+        self,
+        upload_id: str,
+        *,
+        wait_seconds: float,
+        before_asking: Callable[[], Awaitable[None]] | None = None,
+    ) -> WriterHold:
+        """Like ``hold``, but the newest of several such holders wins.
+
+        ``before_asking`` is for who does not know yet whether it may write, or whether there is such
+        an upload: it is awaited before a present writer is asked to stop or a file is made, and not
+        at all where the upload's file is there and free. What it raises goes through.
+        """
         ...
 
 
