@@ -554,18 +554,18 @@ def test_a_disk_error_is_500_with_the_true_offset(tmp_path: Path) -> None:
 def test_head_says_423_while_the_database_is_busy(server: TusServer, tus: TusClient) -> None:
     upload_id = tus.new(10)
     database = server.parts.db
-    read = database.read
+    read, look = database.read, database.look
 
     async def busy(work: Any) -> Any:
         raise DatabaseBusy
 
-    database.read = busy  # type: ignore[method-assign]
+    database.read = database.look = busy  # type: ignore[method-assign]
     try:
         response = tus.head(upload_id)
         assert (response.status_code, response.content) == (423, b"")
         assert tus.patch(upload_id, 0, b"hello").status_code == 503
     finally:
-        database.read = read  # type: ignore[method-assign]
+        database.read, database.look = read, look  # type: ignore[method-assign]
     assert tus.offset(upload_id) == 0
 
 

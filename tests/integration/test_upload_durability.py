@@ -47,7 +47,14 @@ class LateLocks(WriterLocks):
     def hold(self, upload_id: str, *, wait_seconds: float) -> WriterHold:
         return self._late(upload_id, wait_seconds)  # type: ignore[return-value]
 
-    def hold_for_writing(self, upload_id: str, *, wait_seconds: float) -> WriterHold:
+    def hold_for_writing(
+        self,
+        upload_id: str,
+        *,
+        wait_seconds: float,
+        before_asking: Callable[[], Awaitable[None]] | None = None,
+    ) -> WriterHold:
+        assert before_asking is None
         return self.hold(upload_id, wait_seconds=wait_seconds)
 
     def is_held(self, upload_id: str) -> bool:
