@@ -1,7 +1,7 @@
 """Uploads: creating, looking at, downloading and ending them; writing is in ``upload_writing``."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -219,6 +219,8 @@ class UploadService:
             length = upload.length or 0
             completion = Completion(upload.id, upload.batch_id, found.job_ids)
             return TusState(length, length, metadata, None, completion, upload.concat)
+        if isinstance(before, StorageFailed):
+            raise before  # what is not known is not 0: a client would begin anew
         offset = min(self.offset_of(upload), before)
         if offset == upload.length and upload.kind is not UploadKind.PARTIAL:
             late = await self._complete_late(upload)
@@ -226,13 +228,14 @@ class UploadService:
         shown = None if upload.kind is UploadKind.FINAL else offset
         return TusState(shown, upload.length, metadata, upload.expires_at, None, upload.concat)
 
-    def _size_before(self, upload_id: str) -> int:
+    def _size_before(self, upload_id: str) -> int | StorageFailed:
         """How long the file is before its row is read: of bytes that come after that, the row did not
-        say whether they count.
+        say whether they count. Trouble is told only once it is known whose upload it is.
         """
-        with suppress(StorageFailed):  # which the second look meets, if the upload is anybody's
+        try:
             return self.store.size(upload_id)
-        return 0
+        except StorageFailed as error:
+            return error
 
     def _head_of_gone(self, upload_id: str, found: FoundUpload) -> TusState:
         tombstone = found.tombstone

@@ -1,7 +1,7 @@
 """Batches over HTTP: made, listed, looked at, removed."""
 
-import hashlib
 import dataclasses
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
