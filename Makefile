@@ -11,6 +11,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTEST := $(BIN)/pytest -m "not long"
 # These measure time or memory: nothing else may run beside them.
 ALONE := $(addprefix tests/faults/test_,downloads.py lines_and_memory.py stopping.py)
+# Two at a time, a file of tests at once, those first that take longest (tests/weights.json): else the last of them has
+# one processor wait for it. TEST_WEIGHTS=1 make test measures the files anew.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # What fails beside other tests is run once more by itself, and has to pass there: kills, cut lines and time limits
 # fail now and then for want of a processor, a fault fails twice. The first failure stays in sight.
 tried = $(PYTEST) $(1) --durations=15 $(2) || { [ $$? -eq 1 ] && echo "Once more, by themselves:" && \
@@ -67,8 +70,8 @@ demo: $(VENV)/run.ok ## The main job end to end on a real clip, with the bytes o
 	@exec $(BIN)/tidemill demo
 
 test: $(VENV)/dev.ok $(VENV)/system.ok $(JS)/node_modules/.ok ## Set up what the tests need and run them all
-	$(call tried,-n 2 --dist loadfile,tests/architecture tests/unit tests/contract tests/api tests/conformance tests/integration)
-	$(call tried,-n 2 --dist loadfile,tests/e2e tests/faults $(addprefix --ignore=,$(ALONE)))
+	$(call tried,$(TWO),tests/architecture tests/unit tests/contract tests/api tests/conformance tests/integration)
+	$(call tried,$(TWO),tests/e2e tests/faults $(addprefix --ignore=,$(ALONE)))
 	$(call tried,,$(ALONE))
 
 check: $(VENV)/dev.ok ## Format, lint, types, imports, migrations, generated docs

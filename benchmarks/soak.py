@@ -4,7 +4,8 @@ Four clients upload in pieces (some with checksums, some as parts that are put t
 connections in the middle, resume, abandon sessions, run trims and follow their events, download whole,
 by ranges and not to the end, and delete what they made. The run fails when a byte differs, when an
 answer is not the expected one, or when the data folder or the process does not come back to what it
-was. How much each figure may grow after the warm-up is printed beside it.
+was: at the end `tidemill storage` has to find no file and no row of it. Memory, descriptors and threads
+are printed at the start, each minute and at the end, with how much each may grow after the warm-up.
 
     make soak
     .venv/bin/python benchmarks/soak.py --minutes 1
@@ -13,6 +14,7 @@ was. How much each figure may grow after the warm-up is printed beside it.
 import argparse
 import base64
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -39,6 +41,8 @@ KINDS_OF_ERRANDS = 8
 GROWTH_ALLOWED = {"memory": 24 * 1024 * 1024, "descriptors": 8, "threads": 8}
 KINDS = ("uploads", "work", "outputs")
 SAMPLE_SECONDS = 5.0
+MINUTE = 60.0
+MIB = 1024 * 1024
 PLOT_WIDTH, PLOT_HEIGHT = 60, 8
 
 
@@ -209,7 +213,7 @@ class Client(threading.Thread):
 
 
 class Watch(threading.Thread):
-    """Looks at the memory of a process, in MiB, every few seconds."""
+    """Looks at the memory of a process, in MiB, every few seconds, and prints all each minute."""
 
     def __init__(self, process: psutil.Process) -> None:
         super().__init__(name="watch", daemon=True)
@@ -218,8 +222,13 @@ class Watch(threading.Thread):
         self.samples: list[float] = []
 
     def run(self) -> None:
+        began = time.monotonic()
+        minutes = 0
         while not self._done.wait(SAMPLE_SECONDS):
-            self.samples.append(self._process.memory_info().rss / 1024 / 1024)
+            self.samples.append(self._process.memory_info().rss / MIB)
+            if time.monotonic() - began >= (minutes + 1) * MINUTE:
+                minutes += 1
+                print_line(f"{minutes} min", figures(self._process))
 
     def end(self) -> None:
         self._done.set()
@@ -227,11 +236,40 @@ class Watch(threading.Thread):
 
 
 def figures(process: psutil.Process) -> dict[str, int]:
+    """Return how much memory in bytes, how many descriptors and threads a process has."""
     return {
         "memory": process.memory_info().rss,
         "descriptors": process.num_fds(),
         "threads": process.num_threads(),
     }
+
+
+def print_line(when: str, found: dict[str, int]) -> None:
+    """Print a line of the table. Memory in MiB."""
+    cells = (found[name] / (MIB if name == "memory" else 1) for name in found)
+    print(f"{when:12} " + " ".join(f"{value:12.1f}" for value in cells), flush=True)
+
+
+def unexplained(environment: dict[str, str]) -> list[str]:
+    """Return what `tidemill storage` finds that nothing explains any more, on the disk or in rows."""
+    command = [str(Path(sys.executable).with_name("tidemill")), "storage", "--json"]
+    answer = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    report = json.loads(answer.stdout)
+    found = [
+        f"tidemill storage: {kind['kind']} has {kind['size_bytes']} bytes in {kind['count']} files"
+        for kind in report["kinds"]
+        if kind["kind"] in KINDS and (kind["size_bytes"] or kind["count"])
+    ]
+    found += [
+        f"tidemill storage: {row['count']} rows of {kind['kind']} are {row['state']}"
+        for kind in report["kinds"]
+        for row in kind["rows"]
+        if row["count"]
+    ]
+    for name in ("reserved_bytes", "pending_cleanups"):
+        if report[name]:
+            found.append(f"tidemill storage: {name} is {report[name]}")
+    return found
 
 
 def left_over(data: Path) -> list[str]:
@@ -302,40 +340,33 @@ def soak(folder: Path, minutes: float) -> int:
         wait_until_ready(port, server)
         process = psutil.Process(server.pid)
         # Warm first: the allocator keeps what the busiest minute needed, and gives none of it back.
-        run_clients(port, clip, 60, tally)
+        print(f"{'':12} " + " ".join(f"{name:>12}" for name in GROWTH_ALLOWED))
+        print_line("started", figures(process))
+        run_clients(port, clip, MINUTE, tally)
         watch = Watch(process)
         before = figures(process)
+        print_line("warmed up", before)
         watch.start()
-        run_clients(port, clip, minutes * 60, tally)
+        run_clients(port, clip, minutes * MINUTE, tally)
         watch.end()
         time.sleep(5)
         after = figures(process)
-        unexplained = httpx.get(f"http://127.0.0.1:{port}/api/v1/storage").json()
-        left = left_over(folder / "data")
+        print_line("at the end", after)
+        print_line("may grow", GROWTH_ALLOWED)
+        left = [*left_over(folder / "data"), *unexplained(environment)]
     finally:
         server.terminate()
         server.wait(60)
     print(", ".join(f"{count} x {name}" for name, count in sorted(tally.done.items())))
-    grown = print_figures(before, after)
     plot(watch.samples)
     wrong = ["a kind of errand was never done"] if len(tally.done) < KINDS_OF_ERRANDS else []
-    wrong += [*tally.faults, *grown, *(f"left over: {path}" for path in left)]
-    wrong += [
-        f"{kind['kind']}: {kind['size_bytes']} bytes left"
-        for kind in unexplained["kinds"]
-        if kind["kind"] in KINDS and kind["size_bytes"]
-    ]
-    print("\n".join(wrong) or "0 bytes left over, nothing went wrong")
+    wrong += [*tally.faults, *grown(before, after), *(f"left over: {each}" for each in left)]
+    print("\n".join(wrong) or "0 unexplained bytes in `tidemill storage`, nothing went wrong")
     return len(wrong)
 
 
-def print_figures(before: dict[str, int], after: dict[str, int]) -> list[str]:
-    """Print the table and return what grew too much. Memory in MiB."""
-    print(f"{'':12} {'at start':>10} {'at end':>10} {'may grow':>10}")
-    for name, start in before.items():
-        unit = 1024 * 1024 if name == "memory" else 1
-        row = (start / unit, after[name] / unit, GROWTH_ALLOWED[name] / unit)
-        print(f"{name:12} " + " ".join(f"{value:10.1f}" for value in row))
+def grown(before: dict[str, int], after: dict[str, int]) -> list[str]:
+    """Return what grew too much."""
     return [
         f"{name} grew by {after[name] - start}"
         for name, start in before.items()

@@ -3,14 +3,14 @@
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 from app.api.errors import set_owner
 from app.domain.access import OWNER
@@ -25,6 +25,11 @@ TUS_PREFIX = "/files"
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/docs", "/openapi.json", "/favicon.ico"})
 OPEN_PREFIXES = ("/docs/",)
 DEFAULT_PORTS = {"http": 80, "https": 443}
+_PLAIN_AUTHORITY = re.compile(r"([a-z0-9.-]+)(?::[0-5]?\d{1,4})?\Z")
+_OURSELVES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+FirstHeaders = Mapping[str, str]
+"""Headers by lower-case name, of each the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ def hash_key(key: str) -> bytes:
 def is_loopback_name(host: str) -> bool:
     """Whether ``host`` (no port, brackets allowed) is a name or address of this machine itself."""
     name = host.strip("[]").rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
+    if name in _OURSELVES or name.endswith(".localhost"):
         return True
     try:
         return ipaddress.ip_address(name).is_loopback
@@ -66,6 +71,9 @@ def is_loopback_name(host: str) -> bool:
 
 def host_of(authority: str) -> str | None:
     """Return the lower-case host of ``host[:port]``, None when it is no such thing."""
+    plain = _PLAIN_AUTHORITY.match(authority)
+    if plain is not None:
+        return plain.group(1)
     try:
         parts = urlsplit(f"//{authority}")
         _ = parts.port
@@ -76,7 +84,7 @@ def host_of(authority: str) -> str | None:
     return parts.hostname
 
 
-def check_host(headers: Headers, policy: AccessPolicy) -> None:
+def check_host(headers: FirstHeaders, policy: AccessPolicy) -> None:
     """Raise HostNotAllowed for a Host that is not ours: a page of another site can point its own
     name at this machine (DNS rebinding), and its browser then sends that name.
     """
@@ -106,7 +114,7 @@ def is_origin_allowed(origin: str, policy: AccessPolicy) -> bool:
     return parts.scheme in DEFAULT_PORTS and is_loopback_name(parts.hostname or "")
 
 
-def is_same_origin(origin: str, scope: Mapping[str, Any], headers: Headers) -> bool:
+def is_same_origin(origin: str, scope: Mapping[str, Any], headers: FirstHeaders) -> bool:
     """Whether ``origin`` is this service's own, seen through the Host the browser used."""
     try:
         parts = urlsplit(origin)
@@ -122,7 +130,7 @@ def is_same_origin(origin: str, scope: Mapping[str, Any], headers: Headers) -> b
     return parts.hostname == ours.hostname and same_port
 
 
-def check_origin(scope: Mapping[str, Any], headers: Headers, policy: AccessPolicy) -> None:
+def check_origin(scope: Mapping[str, Any], headers: FirstHeaders, policy: AccessPolicy) -> None:
     """Raise OriginNotAllowed when a page of another site sends the request."""
     origin = headers.get("origin")
     if origin is None or is_same_origin(origin, scope, headers):
@@ -203,29 +211,32 @@ def is_open_path(path: str) -> bool:
     return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
 
 
-class AccessMiddleware:
-    """Checks Host and Origin of every request and the credentials of those that need any.
+def first_headers(scope: Mapping[str, Any]) -> FirstHeaders:
+    """Return a request's headers by lower-case name; of a name that comes twice, the first value."""
+    pairs = reversed(list(scope["headers"]))
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
 
-    Runs before anything reads the body. Answers browsers' preflights itself, except below /files,
-    where the tus app adds what its protocol asks of an OPTIONS.
+
+def admit(scope: Scope, headers: FirstHeaders, policy: AccessPolicy) -> None:
+    """Check Host and Origin of any request, and the credentials of one that needs them, whose owner is
+    remembered then. Raises the refusal.
+
+    Before anything reads the body. What lies below /files checks the credentials by itself; nobody
+    sends any with an OPTIONS.
     """
+    check_host(headers, policy)
+    check_origin(scope, headers, policy)
+    path = route_path(scope)
+    if scope["method"] != "OPTIONS" and not is_open_path(path) and not is_tus_path(path):
+        set_owner(scope, authenticate(scope, policy))
 
-    def __init__(self, app: ASGIApp, policy: AccessPolicy) -> None:
-        self._app = app
-        self._policy = policy
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        check_host(headers, self._policy)
-        check_origin(scope, headers, self._policy)
-        path = route_path(scope)
-        if scope["method"] == "OPTIONS":
-            if "access-control-request-method" in headers and not is_tus_path(path):
-                await Response(status_code=204)(scope, receive, send)
-                return
-        elif not is_open_path(path) and not is_tus_path(path):
-            set_owner(scope, authenticate(scope, self._policy))
-        await self._app(scope, receive, send)
+def is_preflight(scope: Scope, headers: FirstHeaders) -> bool:
+    """Whether a browser asks before it sends a request, and for no path below /files: there the tus app
+    answers, which adds what its protocol asks of an OPTIONS.
+    """
+    return (
+        scope["method"] == "OPTIONS"
+        and "access-control-request-method" in headers
+        and not is_tus_path(route_path(scope))
+    )

@@ -27,7 +27,7 @@ def install_docs(app: FastAPI) -> None:
     """Serve the documentation page with its assets out of the installed package."""
     folder = Path(fastapi_offline.__file__).parent / "static"
     app.mount(ASSETS, StaticFiles(directory=folder), name="docs-assets")
-    app.include_router(router)
+    app.router.routes.extend(router.routes)
 
 
 @router.get("/")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 from app.api.access import is_tus_path, route_path
 from app.services.draining import Drain
@@ -18,19 +18,14 @@ def drain_of(scope: Scope) -> Drain | None:
     return drain
 
 
-class DrainMiddleware:
-    """Raises ``Draining`` for every POST of the API that comes when the service stops.
+def refuse_new_work(scope: Scope) -> None:
+    """Raise ``Draining`` for every POST of the API that comes when the service stops.
 
     Whatever is under way goes on, and so does what reads, changes or removes. The tus app says it
     in its own way, for clients that would start over.
     """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            path, drain = route_path(scope), drain_of(scope)
-            if drain is not None and not is_tus_path(path) and not path.endswith(_ENDINGS):
-                drain.refuse_new()
-        await self._app(scope, receive, send)
+    if scope["method"] != "POST":
+        return
+    path, drain = route_path(scope), drain_of(scope)
+    if drain is not None and not is_tus_path(path) and not path.endswith(_ENDINGS):
+        drain.refuse_new()

@@ -102,6 +102,10 @@ GUIDE: dict[str, Advice] = {
     "credentials_invalid": Advice(
         "The key is not one of this service.", "Use the key of `TIDEMILL_ADMIN_KEY_FILE`."
     ),
+    "precondition_failed": Advice(
+        "`If-Match` or `If-Unmodified-Since` names another file than the one that is there.",
+        "Ask again without it, and take the tag of that answer.",
+    ),
     "range_not_satisfiable": Advice(
         "The range asked for holds no byte of the file; `size_bytes` is its length.",
         "Ask for a range inside the file.",

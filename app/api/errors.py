@@ -125,7 +125,7 @@ def problem_response(error: AppError, scope: Mapping[str, Any]) -> Response:
 def install_error_handlers(app: FastAPI) -> None:
     """Answer every error that leaves a route as a problem document.
 
-    Whatever is not one of ours goes on to ``middleware.ErrorMiddleware``, the catch-all edge.
+    Whatever is not one of ours goes on to ``middleware.EdgeMiddleware``, the catch-all edge.
     """
     app.add_exception_handler(AppError, _on_app_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)

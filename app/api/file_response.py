@@ -21,23 +21,26 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from app.api.access import first_headers
 from app.api.connection import SENT_BYTES, Connection, connection_of
 from app.api.errors import problem_response
-from app.api.ranges import is_not_modified, may_use_range, parse_range
+from app.api.ranges import is_not_modified, is_precondition_failed, may_use_range, parse_range
 from app.api.socket_sender import ClientGone, ClientStalled, SocketSender
 from app.api.source_file import SourceFile
 from app.domain.delivery import ByteSpan
-from app.domain.errors import AppError, RangeNotSatisfiable, StorageFailed
+from app.domain.errors import AppError, PreconditionFailed, RangeNotSatisfiable, StorageFailed
 from app.services.cancellation import uninterrupted
 
 log = structlog.get_logger(__name__)
 
 PIECE_BYTES = 1024 * 1024
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,80}/[A-Za-z0-9!#$&^_.+-]{1,80}\Z")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9 _.()-]{0,198}[A-Za-z0-9_-]\Z")
 _LONGEST_NAME = 200
 _LONGEST_ENDING = 16
 OCTETS = "application/octet-stream"
 PARTIAL = 206
+_PRECONDITIONS = frozenset({"if-match", "if-unmodified-since"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,8 @@ def content_disposition(filename: str, fallback: str = "download") -> str:
     The plain form is for old clients: ASCII without quotes, backslashes, percent or control
     characters. The whole name follows as ``filename*`` where the plain form is not all of it.
     """
+    if _PLAIN_NAME.match(filename):
+        return f'attachment; filename="{filename}"'
     name = "".join(c for c in filename if c.isprintable()).replace("/", "_").replace("\\", "_")
     name = _shorten(name.strip(". ")) or fallback
     plain = "".join(c if c.isascii() and c not in '"%' else "_" for c in name)
@@ -142,8 +147,14 @@ class FileResponse(Response):
 
     async def _answer(self, source: SourceFile, scope: Scope, receive: Receive, send: Send) -> None:
         size = source.size_bytes
-        asked = Headers(scope=scope)
+        asked = first_headers(scope)
         etag = etag_of(self._file)
+        if not _PRECONDITIONS.isdisjoint(asked) and is_precondition_failed(
+            Headers(scope=scope), etag, self._file.modified_at
+        ):
+            failed = PreconditionFailed("The stored file is not the one that was asked for.")
+            await problem_response(failed, scope)(scope, receive, send)
+            return
         if is_not_modified(asked, etag, self._file.modified_at):
             await self._start(send, 304, self._validators())
             await send({"type": "http.response.body", "body": b""})

@@ -58,7 +58,7 @@ def _check(body: bytes) -> bytes:
     return hashlib.sha256(body).hexdigest()[:_CHECK_LENGTH].encode()
 
 
-def get_page(
+async def get_page(
     cursor: Annotated[
         str | None, Query(max_length=500, description="`next` of the page before, unchanged.")
     ] = None,

@@ -6,6 +6,7 @@ from email.utils import parsedate_to_datetime
 
 from starlette.datastructures import Headers
 
+from app.api.access import FirstHeaders
 from app.domain.delivery import ByteSpan
 from app.domain.errors import RangeNotSatisfiable
 
@@ -36,7 +37,20 @@ def parse_range(text: str, size: int) -> ByteSpan | None:
     return span
 
 
-def is_not_modified(headers: Headers, etag: str | None, modified_at: datetime) -> bool:
+def is_precondition_failed(headers: Headers, etag: str | None, modified_at: datetime) -> bool:
+    """Whether the client wants another file than this: If-Match, else If-Unmodified-Since.
+
+    RFC 9110, 13.1.1 and 13.1.4: who gives out files has to look. Weak tags match nothing here.
+    """
+    lines = headers.getlist("if-match")
+    if lines:
+        tags = {tag.strip() for line in lines for tag in line.split(",")}
+        return not ("*" in tags or (etag is not None and etag in tags))
+    since = _http_date(headers.get("if-unmodified-since"))
+    return since is not None and modified_at.replace(microsecond=0) > since
+
+
+def is_not_modified(headers: FirstHeaders, etag: str | None, modified_at: datetime) -> bool:
     """Whether the client has the file already: If-None-Match, else If-Modified-Since."""
     wanted = headers.get("if-none-match")
     if wanted is not None:
@@ -46,7 +60,7 @@ def is_not_modified(headers: Headers, etag: str | None, modified_at: datetime) -
     return since is not None and modified_at.replace(microsecond=0) <= since
 
 
-def may_use_range(headers: Headers, etag: str | None, modified_at: datetime) -> bool:
+def may_use_range(headers: FirstHeaders, etag: str | None, modified_at: datetime) -> bool:
     """Whether If-Range allows a part: a strong match of the tag, or exactly the file's date."""
     condition = headers.get("if-range")
     if condition is None:

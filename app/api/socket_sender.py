@@ -70,7 +70,9 @@ class SocketSender:
         if connection is None or number is None:
             return None
         try:
-            return cls(connection, socket.socket(fileno=os.dup(number)))
+            # Said, or the system would be asked for each of them; which address it has matters little.
+            own = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, os.dup(number))
+            return cls(connection, own)
         except OSError:  # out of descriptors: the other way needs none
             return None
 
@@ -106,6 +108,11 @@ class SocketSender:
         """Wait until the server has written all it had: our bytes would overtake the rest."""
         self._pump.check()
         transport = self._wire.transport
+        if not transport.get_write_buffer_size():
+            return
+        # uvloop writes at the end of its turn, and hardly ever has to wait for the socket.
+        await asyncio.sleep(0)
+        self._pump.check()
         if not transport.get_write_buffer_size():
             return
         transport.set_write_buffer_limits(high=0)  # so that the flow opens at the last byte

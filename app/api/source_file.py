@@ -37,9 +37,9 @@ class _How(ctypes.Structure):
 class SourceFile:
     """Reads by position, so that any number of readers would not get into each other's way."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, size_bytes: int | None = None) -> None:
         self.descriptor = descriptor
-        self.size_bytes = os.fstat(descriptor).st_size
+        self.size_bytes = os.fstat(descriptor).st_size if size_bytes is None else size_bytes
         self._can_ask = True
         self._probe = [bytearray(1)]
 
@@ -58,10 +58,11 @@ class SourceFile:
 
     @classmethod
     def _of(cls, descriptor: int) -> Self:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             os.close(descriptor)
             raise OSError(errno.EINVAL, "not a regular file")
-        return cls(descriptor)
+        return cls(descriptor, found.st_size)
 
     def close(self) -> None:
         os.close(self.descriptor)

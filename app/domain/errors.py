@@ -133,6 +133,12 @@ class CredentialsInvalid(AppError):
     code, kind, title = "credentials_invalid", Kind.UNAUTHENTICATED, "The key is not valid"
 
 
+class PreconditionFailed(AppError):
+    """The file is not the one that If-Match or If-Unmodified-Since names."""
+
+    code, kind, title = "precondition_failed", Kind.PRECONDITION, "Not the file that was named"
+
+
 class RangeNotSatisfiable(AppError):
     code, kind, title = "range_not_satisfiable", Kind.RANGE, "Range not satisfiable"
 

@@ -1,10 +1,16 @@
-"""One stream of log lines on stderr, for people or machines: ours and those of the libraries."""
+"""One stream of log lines on stderr, for people or machines: ours and those of the libraries.
 
+Every request writes a line, so ours take the short way: rendered once, written with one call. Those of
+the libraries come through the standard library's logging, and look the same.
+"""
+
+import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from contextlib import suppress
+from typing import Any, TextIO
 
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
@@ -29,13 +35,10 @@ def configure_logging(log_format: str, log_level: str, *, with_pid: bool = False
     level = _LEVELS[log_level]
     shared = [*_shared_processors(), *([_add_pid] if with_pid else [])]
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=[*shared, *_renderers(log_format)],
+        logger_factory=_Writers(),
         wrapper_class=structlog.make_filtering_bound_logger(level),
+        # A logger that is kept would never learn of a second configuration.
         cache_logger_on_first_use=False,
     )
     handler = _StderrHandler()
@@ -72,7 +75,7 @@ def _renderers(log_format: str) -> Sequence[Processor]:
         return (
             structlog.processors.format_exc_info,
             structlog.processors.UnicodeDecoder(),
-            structlog.processors.JSONRenderer(),
+            _render_json,
         )
     return (
         structlog.dev.ConsoleRenderer(
@@ -81,6 +84,13 @@ def _renderers(log_format: str) -> Sequence[Processor]:
             exception_formatter=structlog.dev.plain_traceback,
         ),
     )
+
+
+_encode = json.JSONEncoder(default=repr).encode
+
+
+def _render_json(_: WrappedLogger, __: str, event: EventDict) -> str:
+    return _encode(event)
 
 
 def _add_pid(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -117,3 +127,31 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
         return sys.stderr
+
+
+class _Writers:
+    """Makes the loggers of structlog, one for each name."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Writer] = {}
+
+    def __call__(self, *names: Any) -> "_Writer":
+        name = str(names[0]) if names else _HANDLER
+        found = self._known.get(name)
+        if found is None:
+            found = self._known[name] = _Writer(name)
+        return found
+
+
+class _Writer:
+    """Writes rendered lines to what ``sys.stderr`` is at that moment. Thread-safe: one call a line."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def write(self, line: str) -> None:
+        # Whoever reads the log may have gone: no reason to fail what was only to be told.
+        with suppress(OSError, ValueError):
+            sys.stderr.write(f"{line}\n")
+
+    debug = info = warning = error = critical = write

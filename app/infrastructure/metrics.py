@@ -140,6 +140,7 @@ class PrometheusMetrics:
         self._registry = CollectorRegistry()
         self._specs = {spec.name: spec for spec in METRICS}
         self._metrics = {spec.name: _make(spec) for spec in METRICS}
+        self._children: dict[tuple[str, ...], MetricWrapperBase] = {}
         self._counts = counts
         self._own = [_WithoutCreated(metric) for metric in self._metrics.values()]
         for collector in [SummedCollector(self._own, counts)] if counts else self._own:
@@ -179,11 +180,19 @@ class PrometheusMetrics:
         spec, metric = self._specs[name], self._metrics[name]
         if not spec.labels and not labels:
             return metric
+        # Each request counts: to ask the library for a child costs more than to count.
+        place = (name, *labels, *labels.values())
+        child = self._children.get(place)
+        if child is not None:
+            return child
         known = {
             label: value if not spec.labels.get(label) or value in spec.labels[label] else OTHER
             for label, value in labels.items()
         }
-        return metric.labels(**known)
+        child = metric.labels(**known)
+        if known == labels:  # others are without number: clients make them
+            self._children[place] = child
+        return child
 
 
 class _WithoutCreated(Collector):

@@ -19,6 +19,11 @@ MAX_HEAD_BYTES = 64 * 2**10
 """Request line and headers; httptools itself would collect them without end."""
 HEAD_SECONDS = 30.0
 """How long a client may take for a head: else idle connections would cost it nothing and us sockets."""
+KEEP_ALIVE_SECONDS = 75
+"""How long a connection may idle between two requests: longer than clients and proxies keep one for
+theirs (httpx 5 s, nginx and AWS's load balancers 60 s), so that they close it and not we, just when
+the next request is on its way (RFC 9112, section 9.5).
+"""
 LINGER_SECONDS = 2.0
 """How long what a refused client still sends is read: a close with unread data would reset the
 connection, and the client would never see the answer.

@@ -16,7 +16,7 @@ from app.server.descriptors import raise_descriptor_limit
 from app.server.http_server import FAILED, Server
 from app.server.malloc import tune_malloc
 from app.server.parent import Parent
-from app.server.protocol import MAX_HEAD_BYTES, LimitedProtocol
+from app.server.protocol import KEEP_ALIVE_SECONDS, MAX_HEAD_BYTES, LimitedProtocol
 from app.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -120,5 +120,6 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         proxy_headers=bool(service.trusted_proxies),
         forwarded_allow_ips=list(service.trusted_proxies),
         root_path=service.root_path,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )

@@ -89,13 +89,11 @@ def _sort_out(
     """Put the completed uploads into the batch, end the others; return their ids and paths."""
     superseded: list[str] = []
     paths: list[str] = []
-    for upload in tx.uploads.list_by_session(session.id):
-        if upload.status is UploadStatus.COMPLETED:
-            tx.uploads.update(replace(upload, batch_id=batch.id), expected=UploadStatus.COMPLETED)
-        else:
-            buried = bury_upload(tx, upload, reason=Reason.SUPERSEDED, sweep=None, now=now)
-            superseded += [upload.id] * len(buried)
-            paths += buried
+    tx.uploads.put_in_batch(session.id, batch.id)
+    for upload in tx.uploads.list_by_session(session.id, UploadStatus.RECEIVING):
+        buried = bury_upload(tx, upload, reason=Reason.SUPERSEDED, sweep=None, now=now)
+        superseded += [upload.id] * len(buried)
+        paths += buried
     return superseded, paths
 
 

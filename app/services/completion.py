@@ -92,14 +92,15 @@ class CompletionService:
     ) -> Completion:
         """Complete the upload if its bytes are whole, and return what it became.
 
-        ``held``: the row as its writer, who is the caller, knows it; without one the upload is locked
+        ``held``: the row as its writer, who is the caller, knows it, with the file's digest if that
+        has seen every byte; without one the upload is locked
         here: a present writer is asked to stop and raises UploadLocked when it has not let go after
         ``wait_seconds`` (0: it is left in peace). ``synced``: its bytes are durable already.
         Raises UploadNotFound, UploadGone, UploadIncomplete, NoSpace, StorageFailed, DatabaseBusy. A
         repeat is harmless. A part is never complete, and a final takes its parts along: without all
         of them it ends and is gone.
         """
-        upload = await self.db.read(lambda tx: _find(tx, upload_id)) if held is None else held
+        upload = await self.db.look(lambda tx: _find(tx, upload_id)) if held is None else held
         if upload.kind is UploadKind.PARTIAL:
             raise UploadIncomplete("The upload is a part: it is complete as a part of its final.")
         if upload.status is UploadStatus.COMPLETED:
@@ -108,7 +109,7 @@ class CompletionService:
             return await self._complete(held, synced=synced)
         async with self.locks.hold_for_writing(upload_id, wait_seconds=wait_seconds) as hold:
             # Only now is it certain what the row says: who held it may have completed or ended it.
-            upload = await self.db.read(lambda tx: _find(tx, upload_id))
+            upload = await self.db.look(lambda tx: _find(tx, upload_id))
             if upload.status is UploadStatus.COMPLETED:
                 return await self.find(upload)
             if upload.length == 0:
@@ -130,7 +131,7 @@ class CompletionService:
 
     async def find(self, upload: Upload) -> Completion:
         """Return what a completed upload became."""
-        return await self.db.read(lambda tx: completion_of(tx, upload))
+        return await self.db.look(lambda tx: completion_of(tx, upload))
 
     async def _complete(self, upload: Upload, *, synced: bool) -> Completion:
         if synced and upload.kind is UploadKind.FINAL:
@@ -151,7 +152,7 @@ class CompletionService:
                 raise
             finally:
                 await writer.close()
-        outcome = await self.db.write(lambda tx: self._record(tx, upload.id))
+        outcome = await self.db.write(lambda tx: self._record(tx, upload.id, upload.sha256))
         if outcome.is_lost:
             await self._give_up(outcome)
         await self._follow_up(outcome)
@@ -163,7 +164,7 @@ class CompletionService:
         self.metrics.count("upload_finished_total", outcome=Reason.SUPERSEDED.value)
         log.info("upload.parts_missing", upload_id=upload.id, parts=len(upload.parts))
         await self.disposal.settle(outcome.paths)
-        await self.db.read(lambda tx: _find(tx, upload.id))
+        await self.db.look(lambda tx: _find(tx, upload.id))
 
     def _check_whole(self, upload: Upload) -> None:
         size = self.store.size(upload.id)
@@ -174,7 +175,7 @@ class CompletionService:
                 extra={"offset": offset, "length": upload.length},
             )
 
-    def _record(self, tx: Transaction, upload_id: str) -> _Outcome:
+    def _record(self, tx: Transaction, upload_id: str, sha256: str | None = None) -> _Outcome:
         now = self.clock.now()
         upload = _find(tx, upload_id)
         if upload.status is UploadStatus.COMPLETED:
@@ -184,7 +185,7 @@ class CompletionService:
             nothing = Completion(upload_id, None, ())
             paths = bury_with_own_session(tx, upload, reason=Reason.SUPERSEDED, now=now)
             return _Outcome(nothing, upload, None, is_new=False, paths=tuple(paths), is_lost=True)
-        done = self._mark(tx, upload, now)
+        done = self._mark(tx, upload, now, sha256)
         paths = [path for part in parts for path in bury_part(tx, part, done, now=now)]
         made = self._make_batch(tx, done)
         completion = Completion(
@@ -205,23 +206,24 @@ class CompletionService:
             outcomes.append(_Outcome(Completion(done.id, None, ()), done, None, is_new=is_new))
         return [*outcomes, self._record(tx, uploads[-1].id)]
 
-    def _mark(self, tx: Transaction, upload: Upload, now: datetime) -> Upload:
+    def _mark(
+        self, tx: Transaction, upload: Upload, now: datetime, sha256: str | None = None
+    ) -> Upload:
         done = replace(
             complete(upload, now),
             synced_offset=upload.length or 0,
             boot_id=self.store.boot_id,
             verified_offset=None,
+            sha256=sha256,
         )
         tx.uploads.update(done, expected=UploadStatus.RECEIVING)
         return done
 
     def _make_batch(self, tx: Transaction, upload: Upload) -> BatchMade | None:
         session = tx.sessions.find(upload.session_id) if upload.session_id else None
-        if session is None:
+        if session is None or session.expected_files is None:
             return None
-        uploads = tx.uploads.list_by_session(session.id)
-        completed = sum(other.status is UploadStatus.COMPLETED for other in uploads)
-        if not session.is_full(completed):
+        if not session.is_full(1) and not session.is_full(tx.uploads.count_completed(session.id)):
             return None
         return make_batch(
             tx,

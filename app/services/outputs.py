@@ -46,7 +46,7 @@ class OutputService:
 
         Raises OutputNotFound, OutputGone, OutputNotReady while it is being published.
         """
-        output = await self.db.read(lambda tx: _find(tx, owner, output_id))
+        output = await self.db.look(lambda tx: _find(tx, owner, output_id))
         return output, self.files.absolute(layout.output_path(output.id))
 
     async def why_missing(self, owner: str, job_id: str) -> AppError:

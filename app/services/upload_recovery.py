@@ -48,7 +48,7 @@ class UploadRecovery:
         try:
             async with self.locks.hold(upload_id, wait_seconds=0):
                 # Another process may have adopted it since, and taken bytes that may not be cut.
-                upload = await self.db.read(lambda tx: tx.uploads.find(upload_id))
+                upload = await self.db.look(lambda tx: tx.uploads.find(upload_id))
                 if upload is None or not self.is_left_behind(upload):
                     return False
                 await self.adopt(upload)
@@ -65,6 +65,14 @@ class UploadRecovery:
         is_earlier = upload.boot_id != self.store.boot_id
         is_unverified = upload.verified_offset is not None
         return upload.status is UploadStatus.RECEIVING and (is_earlier or is_unverified)
+
+    async def bring_up(self, upload: Upload) -> Upload:
+        """Return the row for who holds the upload to write it, adopted if need be."""
+        # Else bytes were cut off and the row was not told: those that come now are not synced yet.
+        is_true = upload.synced_offset == 0 or upload.synced_offset <= offset_of(upload, self.store)
+        if is_true and not self.is_left_behind(upload):
+            return upload
+        return await self.adopt(upload)
 
     async def sync_unfinished(self) -> int:
         """Make durable what unfinished uploads have, and return how many needed it.
@@ -87,7 +95,7 @@ class UploadRecovery:
                 return False
             async with self.locks.hold(upload.id, wait_seconds=0):
                 # Before the sync: should it fail, it has to be known what the ones before it reached.
-                current = await self.db.read(lambda tx: tx.uploads.find(upload.id))
+                current = await self.db.look(lambda tx: tx.uploads.find(upload.id))
                 if current is None or current.status is not UploadStatus.RECEIVING:
                     return False
                 writer = await self.store.open(upload.id, self.store.size(upload.id))

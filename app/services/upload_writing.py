@@ -1,6 +1,6 @@
 """One request that writes an upload: the lock, the declared length, the body, the row's news."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -22,11 +22,11 @@ from app.domain.errors import (
 from app.domain.uploads import FsyncMode, Upload, UploadKind, UploadStatus, slide_expiry
 from app.services.cancellation import uninterrupted
 from app.services.completion import Completion
+from app.services.early_digest import EarlyDigest
 from app.services.ports import Transaction, UploadWriter, WriterHold
 from app.services.upload_body import BodyInterrupted, Interruption, ReadBody
 from app.services.upload_checks import add_to, require_right
 from app.services.upload_distrust import take_back
-from app.services.upload_space import Space, room_for
 from app.services.uploads import UploadService
 
 __all__ = ["BodyInterrupted", "Interruption", "ReadBody", "Writing", "writing"]
@@ -51,13 +51,27 @@ async def writing(service: UploadService, upload: Upload) -> AsyncIterator["Writ
     async with service.locks.hold_for_writing(upload.id, wait_seconds=wait) as hold:
         # Only now is it certain what the row says: the one before may have finished or ended it.
         current = await service.find_for_tus(upload.owner, upload.id)
-        if service.recovery.is_left_behind(current):
-            current = await service.recovery.adopt(current)
-        held = Writing(service, current, hold)
-        if current.synced_offset > held.offset:
-            # Bytes were cut off and the row was not told: those that come now are not synced yet.
-            held = Writing(service, await service.recovery.adopt(current), hold)
-        yield held
+        yield Writing(service, await service.recovery.bring_up(current), hold)
+
+
+@asynccontextmanager
+async def writing_checked(
+    service: UploadService, owner: str, upload_id: str, check: Callable[[Upload], None]
+) -> AsyncIterator["Writing"]:
+    """Like ``writing``, for a request that may turn out to be nobody's, or wrong.
+
+    ``check`` raises what speaks against it; nobody is asked to stop and no file is made before.
+    """
+
+    async def look() -> None:
+        check(await service.find_for_tus(owner, upload_id))
+
+    wait = service.policy.lock_wait_seconds
+    holding = service.locks.hold_for_writing(upload_id, wait_seconds=wait, before_asking=look)
+    async with holding as hold:
+        current = await service.find_for_tus(owner, upload_id)
+        check(current)
+        yield Writing(service, await service.recovery.bring_up(current), hold)
 
 
 class Writing:
@@ -70,6 +84,7 @@ class Writing:
         self.offset = service.offset_of(upload)
         self._synced = min(upload.synced_offset, self.offset)
         self._has_declared = False
+        self._digest = EarlyDigest(self.offset, None)
 
     @property
     def is_whole(self) -> bool:
@@ -111,14 +126,7 @@ class Writing:
         self._service.check_length(declared)
 
     async def _declare(self, length: int) -> None:
-        declared = replace(self.upload, length=length)
-
-        def declare(tx: Transaction, space: Space) -> None:
-            space.require(tx, room_for(declared.kind, length, self.offset))
-            tx.uploads.update(declared, expected=UploadStatus.RECEIVING)
-
-        await self._service.space.write(declare)
-        self.upload = declared
+        self.upload = await self._service.declare(self.upload, length, self.offset)
         self._has_declared = True
 
     async def store(self, read: ReadBody, checksum: Checksum | None = None) -> None:
@@ -135,6 +143,7 @@ class Writing:
             require_right(check, self.offset)
             return
         start = self.offset
+        self._digest = EarlyDigest(start, self.upload.length)
         writer = await self._service.store.open(self.upload.id, start)
         try:
             await self._store(read, writer, start, check)
@@ -154,9 +163,8 @@ class Writing:
         if self.upload.length == 0:
             self._hold.keep_file()
         synced = self._synced == self.upload.length
-        return await self._service.completion.complete(
-            self.upload.id, held=self.upload, synced=synced
-        )
+        held = replace(self.upload, sha256=self._digest.sha256)
+        return await self._service.completion.complete(held.id, held=held, synced=synced)
 
     async def _let_go(self, writer: UploadWriter, start: int) -> None:
         try:
@@ -202,6 +210,7 @@ class Writing:
             if check is not None:
                 await self._note_unverified(start)
                 await add_to(check, chunk)
+            self._digest.add(chunk)
             await writer.write(chunk)
             if clock.monotonic() >= touch_at:
                 await self._touch_while_running(writer, start)
@@ -329,7 +338,9 @@ class Writing:
 
     async def _tell(self, offset: int) -> None:
         """Tell the row what it has to know at the end of a body: of a sync, and of activity once a
-        minute; between them a look whether the upload still lives costs no commit.
+        minute; between them a look whether the upload still lives costs no commit. To hold it does
+        not prove that: a session that becomes a batch ends its unfinished uploads first, and asks
+        their writers to stop then.
         """
         service, upload, now = self._service, self.upload, self._service.clock.now()
         slid = slide_expiry(upload, now, service.policy)

@@ -1,8 +1,8 @@
 """Uploads: creating, looking at, downloading and ending them; writing is in ``upload_writing``."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
@@ -116,6 +116,17 @@ class UploadService:
                 extra={"length": length, "maximum": maximum},
             )
 
+    async def declare(self, upload: Upload, length: int, offset: int) -> Upload:
+        """Store the length of a deferred upload of which ``offset`` bytes are there. Raises NoSpace."""
+        declared = replace(upload, length=length)
+
+        def declare(tx: Transaction, space: Space) -> None:
+            space.require(tx, room_for(upload.kind, length, offset))
+            tx.uploads.update(declared, expected=UploadStatus.RECEIVING)
+
+        await self.space.write(declare)
+        return declared
+
     @property
     def space(self) -> SpaceKeeper:
         """Where lengths are promised."""
@@ -174,8 +185,7 @@ class UploadService:
         if found is None or found.owner != new.owner:
             errors = (SessionNotFound, SessionGone)
             raise absent(tx, ThingKind.SESSION, session_id[:32], new.owner, errors)
-        uploads = tx.uploads.list_by_session(found.id)
-        completed = sum(upload.status is UploadStatus.COMPLETED for upload in uploads)
+        completed = tx.uploads.count_completed(found.id)
         if found.status is not SessionStatus.OPEN or found.is_full(completed):
             raise SessionClosed(
                 "The session takes no more uploads: it is a batch.",
@@ -188,7 +198,7 @@ class UploadService:
 
     async def find_for_tus(self, owner: str, upload_id: str) -> Upload:
         """Return the row. Raises UploadNotFound (also after a termination) and UploadGone."""
-        found = await self.db.read(lambda tx: find_upload(tx, owner, upload_id))
+        found = await self.db.look(lambda tx: find_upload(tx, owner, upload_id))
         if found.upload is None:
             raise gone_for_tus(found.tombstone)
         return found.upload
@@ -200,7 +210,7 @@ class UploadService:
         lost the last response asks here. Raises UploadNotFound, UploadGone.
         """
         before = self._size_before(upload_id)
-        found = await self.db.read(lambda tx: find_upload(tx, owner, upload_id))
+        found = await self.db.look(lambda tx: find_upload(tx, owner, upload_id))
         upload = found.upload
         if upload is None:
             return self._head_of_gone(upload_id, found)
@@ -209,6 +219,8 @@ class UploadService:
             length = upload.length or 0
             completion = Completion(upload.id, upload.batch_id, found.job_ids)
             return TusState(length, length, metadata, None, completion, upload.concat)
+        if isinstance(before, StorageFailed):
+            raise before  # what is not known is not 0: a client would begin anew
         offset = min(self.offset_of(upload), before)
         if offset == upload.length and upload.kind is not UploadKind.PARTIAL:
             late = await self._complete_late(upload)
@@ -216,13 +228,14 @@ class UploadService:
         shown = None if upload.kind is UploadKind.FINAL else offset
         return TusState(shown, upload.length, metadata, upload.expires_at, None, upload.concat)
 
-    def _size_before(self, upload_id: str) -> int:
+    def _size_before(self, upload_id: str) -> int | StorageFailed:
         """How long the file is before its row is read: of bytes that come after that, the row did not
-        say whether they count.
+        say whether they count. Trouble is told only once it is known whose upload it is.
         """
-        with suppress(StorageFailed):  # which the second look meets, if the upload is anybody's
+        try:
             return self.store.size(upload_id)
-        return 0
+        except StorageFailed as error:
+            return error
 
     def _head_of_gone(self, upload_id: str, found: FoundUpload) -> TusState:
         tombstone = found.tombstone
@@ -263,7 +276,7 @@ class UploadService:
 
     async def get(self, owner: str, upload_id: str) -> UploadView:
         """Raises UploadNotFound, UploadGone."""
-        upload, batch = await self.db.read(lambda tx: find_with_batch(tx, owner, upload_id))
+        upload, batch = await self.db.look(lambda tx: find_with_batch(tx, owner, upload_id))
         return view_of(upload, batch, self.store)
 
     async def open_download(self, owner: str, upload_id: str) -> Download:

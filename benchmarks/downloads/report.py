@@ -1,27 +1,24 @@
 """The result as text, as a section of docs/performance.md and as its plot."""
 
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
+from benchmarks import page
 from benchmarks.downloads.servers import NGINX, OURS, STARLETTE
+from benchmarks.page import Bars, Ratio
 
 GIB = 1024**3
 MIB = 1024**2
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGE = DOCS / "performance.md"
-PLOT = DOCS / "performance-downloads.svg"
+PLOT = page.DOCS / "performance-downloads.svg"
 HEADING = "## Downloads"
 BEGIN = "<!-- written by: make bench-downloads ARGS=--write -->"
-END = "<!-- end of what is written by the command -->"
+_COLOURS = {NGINX: "#1f6f8b", STARLETTE: "#c9a227"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +50,6 @@ class Result:
     samples: dict[str, list[Sample | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """Ours to a peer's in the same round: the median, and what the middle half lies between."""
-
-    median: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
-
-
 def rate(sample: Sample) -> float:
     """MiB a second; requests a second where many small ones are measured."""
     if sample.requests > 1:
@@ -85,13 +70,9 @@ def middle(result: Result, server: str, of: Callable[[Sample], float]) -> float 
 
 
 def ratio(result: Result, peer: str, of: Callable[[Sample], float]) -> Ratio | None:
-    """Return ours to ``peer``'s, None where there are not two rounds with both."""
+    """Return ours to ``peer``'s, None where there is no round with both."""
     pairs = zip(result.samples[OURS], result.samples.get(peer, ()), strict=False)
-    ratios = [of(ours) / of(theirs) for ours, theirs in pairs if ours and theirs and of(theirs)]
-    if len(ratios) < 2:
-        return None
-    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return Ratio(median, low, high)
+    return page.ratio_of((of(ours), of(theirs)) for ours, theirs in pairs if ours and theirs)
 
 
 def lines_of(result: Result) -> list[str]:
@@ -113,13 +94,13 @@ def lines_of(result: Result) -> list[str]:
 
 def write(results: list[Result], rounds: int) -> None:
     """Put the table into the page, in place of the one before, and the plot beside it."""
-    _plot(results)
-    page = PAGE.read_text() if PAGE.exists() else "# Performance\n"
-    if BEGIN not in page:
-        page = page.rstrip("\n") + f"\n\n{HEADING}\n\n{BEGIN}\n{END}\n"
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{_section(results, rounds)}\n{END}{after}")
+    shown = [result for result in results if result.row.key != "small"]
+    bars = {
+        peer: Bars(colour, [ratio(result, peer, rate) for result in shown])
+        for peer, colour in _COLOURS.items()
+    }
+    page.draw(PLOT, [result.row.title for result in shown], bars, height=3.6)
+    page.put(page.PAGE, HEADING, BEGIN, _section(results, rounds))
 
 
 def _section(results: list[Result], rounds: int) -> str:
@@ -128,13 +109,9 @@ def _section(results: list[Result], rounds: int) -> str:
         f" turn in each ({STARLETTE} in every fourth). In brackets: what the middle half of the"
         " rounds lies between."
     )
-    speeds_of = f"Tidemill | nginx | {STARLETTE} | to nginx | to {STARLETTE}"
-    lines = [
-        told,
-        "",
-        f"| download | {speeds_of} | CPU: Tidemill | nginx | {STARLETTE} | CPU to nginx |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    speeds_of = ["Tidemill", "nginx", STARLETTE, "to nginx", f"to {STARLETTE}"]
+    costs_of = ["CPU: Tidemill", "nginx", STARLETTE, "CPU to nginx"]
+    lines = [told, "", *page.head(["download", *speeds_of, *costs_of])]
     for result in results:
         is_small = result.row.key == "small"
         speeds = [_shown(middle(result, name, rate), 0) for name in (OURS, NGINX, STARLETTE)]
@@ -148,7 +125,7 @@ def _section(results: list[Result], rounds: int) -> str:
             *(each + cost for each in costs),
             str(ratio(result, NGINX, cpu) or "-"),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(page.line(cells))
     return "\n".join([*lines, "", f"![Downloads, to nginx and to FileResponse]({PLOT.name})"])
 
 
@@ -157,38 +134,9 @@ def _shown(value: float | None, digits: int) -> str:
 
 
 def _machine() -> str:
-    programs = [f"{name} {version(name)}" for name in ("uvicorn", "uvloop", "starlette")]
+    told = page.machine("uvicorn", "uvloop", "starlette")
     nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if nginx:
-        told = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True)
-        programs.append(told.stderr.strip().rpartition(": ")[2].replace("/", " "))
-    cores = len(os.sched_getaffinity(0))
-    kernel = platform.release().partition("-")[0]
-    return (
-        f"{cores} cores, Linux {kernel}, Python {platform.python_version()}, {', '.join(programs)}"
-    )
-
-
-def _plot(results: list[Result]) -> None:
-    import matplotlib as mpl  # noqa: PLC0415 - only who writes the page needs it
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    mpl.rcParams["svg.hashsalt"] = "downloads"
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    shown = [result for result in results if result.row.key != "small"]
-    for offset, peer, colour in ((0.2, NGINX, "#1f6f8b"), (-0.2, STARLETTE, "#c9a227")):
-        found = [(n, ratio(result, peer, rate)) for n, result in enumerate(reversed(shown))]
-        bars = [(n + offset, each) for n, each in found if each is not None]
-        medians = [each.median for _, each in bars]
-        spread = [
-            [each.median - each.low for _, each in bars],
-            [each.high - each.median for _, each in bars],
-        ]
-        places = [place for place, _ in bars]
-        axes.barh(places, medians, 0.36, xerr=spread, color=colour, label=f"to {peer}", capsize=3)
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [result.row.title for result in reversed(shown)])
-    axes.set_xlabel("Tidemill's throughput to the other's in the same round (median, middle half)")
-    axes.legend()
-    figure.savefig(PLOT, metadata={"Date": None})
+        asked = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True)
+        told.append(asked.stderr.strip().rpartition(": ")[2].replace("/", " "))
+    return ", ".join(told)

@@ -4,8 +4,8 @@ All run on this machine at the same time and are measured in turn (A B C A B C .
 costs little; what they stored is compared with what was sent. The machine's speed drifts, a ratio
 within a round does not: so medians of ratios are what counts. Fsync is off but in a row of its own.
 
-    make bench                                      # everything, some minutes
-    .venv/bin/python -m benchmarks.uploads --quick  # small and few, under a minute
+    make bench                                      # everything, some ten minutes
+    .venv/bin/python -m benchmarks.uploads --quick  # small and few, a minute or two
     .venv/bin/python -m benchmarks.uploads --write  # and put the result into docs/performance.md
 """
 

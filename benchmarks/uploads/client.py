@@ -271,6 +271,8 @@ def send_slowly(
     for connection, location in clients:
         answer = read_answer(connection)
         answer.require(204)
+        if answer.headers["upload-offset"] != str(len(body)):
+            sys.exit(f"bytes are missing: {answer.headers}")
         connection.close()
         stored.append(Stored(location, answer.headers.get("tidemill-batch")))
     return time.perf_counter() - began, stored

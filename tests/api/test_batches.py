@@ -1,6 +1,7 @@
 """Batches over HTTP: made, listed, looked at, removed."""
 
 import dataclasses
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
@@ -38,7 +39,7 @@ def test_a_session_becomes_a_batch_once(served: Served, described: Described) ->
         "filename": "a.mp4",
         "media_type": "video/mp4",
         "size_bytes": 3,
-        "sha256": None,
+        "sha256": hashlib.sha256(b"abc").hexdigest(),
         "media": None,
     }
     assert batch["files"] == [file]

@@ -256,6 +256,12 @@ def _incomplete(bench: Bench) -> Generator[Ask, None, None]:
     yield Ask("GET", f"/files/{bench.served.create_upload(5)}")
 
 
+@case("precondition_failed")
+def _another_file(bench: Bench) -> Generator[Ask, None, None]:
+    _, upload_id = bench.batch_of(b"abc")
+    yield Ask("GET", f"/files/{upload_id}", {"if-match": '"another"'})
+
+
 @case("range_not_satisfiable")
 def _range(bench: Bench) -> Generator[Ask, None, None]:
     _, upload_id = bench.batch_of(b"abc")
@@ -471,6 +477,7 @@ class MovedOn:
 
     def __init__(self, db: Database) -> None:
         self.read = db.read
+        self.look = db.look
         self.check = db.check
         self.checkpoint = db.checkpoint
 

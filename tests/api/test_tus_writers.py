@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from app.domain.errors import DatabaseBusy
 from app.domain.tombstones import Reason, ThingKind
 from app.domain.uploads import FsyncMode, UploadStatus
 from app.services.burial import bury_upload
+from tests.fakes.measured import assert_all_within, timed
 from tests.fakes.tus_client import (
     OFFSET_TYPE,
     VERSION,
@@ -89,37 +92,64 @@ def test_a_retry_goes_on_within_a_second_while_the_old_patch_stalls(
     server: TusServer, tus: TusClient
 ) -> None:
     data = os.urandom(1_000_000)
-    upload_id, other = tus.new(len(data)), tus.new(10)
-    with raw_patch(server.port, upload_id, 0, len(data)) as stalled:
-        stalled.send(data[:400_000])
-        until(lambda: size_of(server, upload_id) == 400_000)
-        slowest, stop = 0.0, threading.Event()
+
+    def tries() -> list[float]:
+        took: list[float] = []
+        for _ in range(3):
+            upload_id = tus.new(len(data))
+            with raw_patch(server.port, upload_id, 0, len(data)) as stalled:
+                stalled.send(data[:400_000])
+                until(partial(_has, server, upload_id, 400_000))
+                with timed(took):
+                    offset = tus.offset(upload_id)
+                    response = tus.patch(upload_id, offset, data[offset:])
+                assert (offset, response.status_code) == (400_000, 204)
+                status, headers, body = stalled.answer()
+                assert (status, headers["connection"]) == (423, "close")
+                assert problem_of(body)["code"] == "upload_locked"
+            assert server.file(upload_id).read_bytes() == data
+        return took
+
+    assert_all_within(1, tries)
+
+
+def _has(server: TusServer, upload_id: str, size: int) -> bool:
+    return size_of(server, upload_id) == size
+
+
+def test_nobody_else_waits_while_a_retry_takes_a_stalled_upload_over(
+    server: TusServer, tus: TusClient
+) -> None:
+    data, other = os.urandom(1_000_000), tus.new(10)
+
+    def watched() -> list[float]:
+        upload_id = tus.new(len(data))
+        times, stop = list[float](), threading.Event()
 
         def watch() -> None:
-            nonlocal slowest
             with TusClient(server.url) as client:
                 while not stop.is_set():
-                    began = time.perf_counter()
-                    assert client.head(other).status_code == 200
-                    assert client.http.get("/livez").status_code == 200
-                    slowest = max(slowest, (time.perf_counter() - began) / 2)
+                    with timed(times):
+                        assert client.head(other).status_code == 200
+                    with timed(times):
+                        assert client.http.get("/livez").status_code == 200
 
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        began = time.perf_counter()
-        offset = tus.offset(upload_id)
-        response = tus.patch(upload_id, offset, data[offset:])
-        elapsed = time.perf_counter() - began
-        stop.set()
-        watcher.join()
-        assert (offset, response.status_code) == (400_000, 204)
-        assert elapsed < 1
-        assert slowest < 0.1
-        status, headers, body = stalled.answer()
-        assert status == 423
-        assert headers["connection"] == "close"
-        assert problem_of(body)["code"] == "upload_locked"
-    assert server.file(upload_id).read_bytes() == data
+        with (
+            ThreadPoolExecutor(1) as pool,
+            raw_patch(server.port, upload_id, 0, len(data)) as stalled,
+        ):
+            stalled.send(data[:400_000])
+            until(partial(_has, server, upload_id, 400_000))
+            watcher = pool.submit(watch)
+            until(lambda: times)
+            try:
+                assert tus.patch(upload_id, 400_000, data[400_000:]).status_code == 204
+            finally:
+                stop.set()
+            watcher.result(20)
+        return times
+
+    assert_all_within(0.1, watched)
 
 
 def test_a_newcomer_at_an_old_offset_gets_409_and_asks_again(
@@ -169,24 +199,30 @@ def test_two_processes_contend_for_one_upload(tmp_path: Path) -> None:
         TusClient(f"http://127.0.0.1:{first_port}") as first,
         TusClient(f"http://127.0.0.1:{second_port}") as second,
     ):
-        upload_id = first.new(len(data))
-        file = root / "uploads" / upload_id
-        with raw_patch(first_port, upload_id, 0, len(data)) as stalled:
-            stalled.send(data[:300_000])
-            until(lambda: file.exists() and file.stat().st_size == 300_000)
-            began = time.perf_counter()
-            response = second.patch(upload_id, 300_000, data[300_000:500_000])
-            assert (response.status_code, time.perf_counter() - began < 1) == (204, True)
-            assert stalled.answer()[0] == 423
-        with raw_patch(second_port, upload_id, 500_000, 300_000) as stalled:
-            stalled.send(data[500_000:600_000])
-            until(lambda: file.stat().st_size == 600_000)
-            began = time.perf_counter()
-            assert first.delete(upload_id).status_code == 204
-            assert time.perf_counter() - began < 1
-            assert stalled.answer()[0] == 423
-        assert second.head(upload_id).status_code == 404
-        assert not file.exists()
+
+        def contend() -> list[float]:
+            took: list[float] = []
+            upload_id = first.new(len(data))
+            file = root / "uploads" / upload_id
+            with raw_patch(first_port, upload_id, 0, len(data)) as stalled:
+                stalled.send(data[:300_000])
+                until(lambda: file.exists() and file.stat().st_size == 300_000)
+                with timed(took):
+                    response = second.patch(upload_id, 300_000, data[300_000:500_000])
+                assert response.status_code == 204
+                assert stalled.answer()[0] == 423
+            with raw_patch(second_port, upload_id, 500_000, 300_000) as stalled:
+                stalled.send(data[500_000:600_000])
+                until(lambda: file.stat().st_size == 600_000)
+                assert file.read_bytes() == data[:600_000]
+                with timed(took):
+                    assert first.delete(upload_id).status_code == 204
+                assert stalled.answer()[0] == 423
+            assert second.head(upload_id).status_code == 404
+            assert not file.exists()
+            return took
+
+        assert_all_within(1, contend)
 
 
 def test_a_writer_that_does_not_let_go_makes_the_newcomer_wait_and_then_423(
@@ -201,31 +237,40 @@ def test_a_writer_that_does_not_let_go_makes_the_newcomer_wait_and_then_423(
         server.do(hold.__aenter__())
         began = time.perf_counter()
         response = tus.patch(upload_id, 0, b"hello")
-        assert 0.3 < time.perf_counter() - began < 2
+        assert 0.3 < time.perf_counter() - began < 10
         assert (response.status_code, code_of(response)) == (423, "upload_locked")
         assert "retry-after" in response.headers
         # Readers never lock.
-        began = time.perf_counter()
-        assert tus.offset(upload_id) == 0
-        assert time.perf_counter() - began < 0.3
+        assert_all_within(0.1, lambda: [_seconds_of_head(tus, upload_id) for _ in range(5)])
         server.do(hold.__aexit__(None, None, None))
         assert tus.patch(upload_id, 0, b"hello").status_code == 204
+
+
+def _seconds_of_head(tus: TusClient, upload_id: str) -> float:
+    took: list[float] = []
+    with timed(took):
+        assert tus.offset(upload_id) == 0
+    return took[0]
 
 
 def test_termination_stops_the_writer_and_nothing_comes_back(
     server: TusServer, tus: TusClient
 ) -> None:
-    upload_id = tus.new(1_000_000)
-    with raw_patch(server.port, upload_id, 0, 1_000_000) as stalled:
-        stalled.send(b"x" * 200_000)
-        until(lambda: size_of(server, upload_id) == 200_000)
-        began = time.perf_counter()
-        assert tus.delete(upload_id).status_code == 204
-        assert time.perf_counter() - began < 1
-        assert stalled.answer()[0] == 423
-    assert tus.head(upload_id).status_code == 404
-    assert list((server.root / "uploads").iterdir()) == []
-    assert server.read(lambda tx: tx.uploads.find(upload_id)) is None
+    def terminate() -> list[float]:
+        took: list[float] = []
+        upload_id = tus.new(1_000_000)
+        with raw_patch(server.port, upload_id, 0, 1_000_000) as stalled:
+            stalled.send(b"x" * 200_000)
+            until(lambda: size_of(server, upload_id) == 200_000)
+            with timed(took):
+                assert tus.delete(upload_id).status_code == 204
+            assert stalled.answer()[0] == 423
+        assert tus.head(upload_id).status_code == 404
+        assert list((server.root / "uploads").iterdir()) == []
+        assert server.read(lambda tx: tx.uploads.find(upload_id)) is None
+        return took
+
+    assert_all_within(1, terminate)
 
 
 @pytest.mark.parametrize("size", [1_000, 2_000])
@@ -300,7 +345,7 @@ def test_a_body_that_stalls_is_hung_up_on_and_its_bytes_are_kept(
             stalled.send(b"fa0\r\n" + b"x" * 4000 if chunked else b"x" * 4000)
             began = time.perf_counter()
             assert stalled.answer() == (0, {}, b"")
-            assert 0.4 < time.perf_counter() - began < 3
+            assert 0.4 < time.perf_counter() - began < 10
         assert tus.offset(upload_id) == 4000
         row = server.read(lambda tx: tx.uploads.find(upload_id))
         assert row.recorded_offset == 4000
@@ -505,26 +550,32 @@ def injected(running: subprocess.Popen[str], file: Path, fault: str) -> Iterator
 def test_a_slow_disk_delays_only_its_own_upload(tmp_path: Path) -> None:
     root = tmp_path / "data"
     with process(root) as (running, port), TusClient(f"http://127.0.0.1:{port}") as tus:
-        slow, other = tus.new(2_000_000), tus.new(10)
-        file = root / "uploads" / slow
-        assert tus.patch(slow, 0, b"x" * 100).status_code == 204
-        with raw_patch(port, slow, 100, 1_000_000) as request:
-            sender = threading.Thread(target=request.send, args=(b"y" * 1_000_000,))
-            times, sizes = [], []
-            with injected(running, file, "pwritev,pwritev2,pwrite64,write:delay_enter=700000"):
-                sender.start()
-                deadline = time.monotonic() + 2.5
-                while time.monotonic() < deadline:
-                    began = time.perf_counter()
-                    assert tus.head(other).status_code == 200
-                    assert tus.http.get("/livez").status_code == 200
-                    times.append((time.perf_counter() - began) / 2)
-                    sizes.append(file.stat().st_size)
-                assert sizes[0] < 1_000_100
-            # All but one: the machine does other things too.
-            assert sorted(times)[-2] < 0.1, times
-            sender.join(20)
-            assert request.answer()[0] == 204
+        other = tus.new(10)
+
+        def watch() -> list[float]:
+            slow = tus.new(2_000_000)
+            file = root / "uploads" / slow
+            assert tus.patch(slow, 0, b"x" * 100).status_code == 204
+            times, sizes = list[float](), []
+            with raw_patch(port, slow, 100, 1_000_000) as request:
+                sender = threading.Thread(target=request.send, args=(b"y" * 1_000_000,))
+                with injected(running, file, "pwritev,pwritev2,pwrite64,write:delay_enter=700000"):
+                    sender.start()
+                    deadline = time.monotonic() + 2.5
+                    while time.monotonic() < deadline:
+                        with timed(times):
+                            assert tus.head(other).status_code == 200
+                        with timed(times):
+                            assert tus.http.get("/livez").status_code == 200
+                        sizes.append(file.stat().st_size)
+                    assert sizes[0] < 1_000_100
+                sender.join(20)
+                assert request.answer()[0] == 204
+            # Nine of ten: the machine does other things too, and a loop that stands still lets
+            # hardly one through quickly.
+            return sorted(times)[: len(times) * 9 // 10]
+
+        assert_all_within(0.1, watch)
 
 
 def test_a_disk_error_is_500_with_the_true_offset(tmp_path: Path) -> None:
@@ -554,18 +605,18 @@ def test_a_disk_error_is_500_with_the_true_offset(tmp_path: Path) -> None:
 def test_head_says_423_while_the_database_is_busy(server: TusServer, tus: TusClient) -> None:
     upload_id = tus.new(10)
     database = server.parts.db
-    read = database.read
+    read, look = database.read, database.look
 
     async def busy(work: Any) -> Any:
         raise DatabaseBusy
 
-    database.read = busy  # type: ignore[method-assign]
+    database.read = database.look = busy  # type: ignore[method-assign]
     try:
         response = tus.head(upload_id)
         assert (response.status_code, response.content) == (423, b"")
         assert tus.patch(upload_id, 0, b"hello").status_code == 503
     finally:
-        database.read = read  # type: ignore[method-assign]
+        database.read, database.look = read, look  # type: ignore[method-assign]
     assert tus.offset(upload_id) == 0
 
 
@@ -680,19 +731,23 @@ def test_head_of_an_upload_with_all_its_bytes_names_the_batch_though_a_writer_ha
 ) -> None:
     # All the bytes are there, and the end of the chunked body never comes: its client is gone, asks
     # HEAD, and must not be told that it is done without being told what its file became.
-    upload_id = tus.new(5)
-    with raw_patch(server.port, upload_id, 0, None) as stalled:
-        stalled.send(b"5\r\nhello\r\n")
-        file = server.file(upload_id)
-        until(lambda: file.exists() and file.stat().st_size == 5, what="the bytes")
-        began = time.monotonic()
-        response = tus.head(upload_id)
-        assert time.monotonic() - began < 1
-        assert (response.status_code, response.headers["upload-offset"]) == (200, "5")
-        row = server.read(lambda tx: tx.uploads.find(upload_id))
-        assert response.headers["tidemill-batch"] == row.batch_id
-        assert stalled.answer()[0] in {0, 204, 423}
-    assert file.read_bytes() == b"hello"
+    def ask() -> list[float]:
+        took: list[float] = []
+        upload_id = tus.new(5)
+        with raw_patch(server.port, upload_id, 0, None) as stalled:
+            stalled.send(b"5\r\nhello\r\n")
+            file = server.file(upload_id)
+            until(lambda: file.exists() and file.stat().st_size == 5, what="the bytes")
+            with timed(took):
+                response = tus.head(upload_id)
+            assert (response.status_code, response.headers["upload-offset"]) == (200, "5")
+            row = server.read(lambda tx: tx.uploads.find(upload_id))
+            assert response.headers["tidemill-batch"] == row.batch_id
+            assert stalled.answer()[0] in {0, 204, 423}
+        assert file.read_bytes() == b"hello"
+        return took
+
+    assert_all_within(1, ask)
 
 
 def test_the_expiry_of_a_short_lived_upload_slides_with_its_patches(tmp_path: Path) -> None:

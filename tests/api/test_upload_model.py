@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fakes.body_ways import Way, smallest_lent
 from tests.fakes.served import TUS, settings_for
 from tests.fakes.tus_client import RawRequest
 from tests.fakes.upload_model import (
@@ -547,16 +548,17 @@ def profile(examples: int, *, derandomize: bool) -> settings:
 @pytest.mark.parametrize(
     "chosen",
     [
-        pytest.param(profile(90, derandomize=True), id="short", marks=pytest.mark.timeout(600)),
+        pytest.param(profile(45, derandomize=True), id="short", marks=pytest.mark.timeout(600)),
         pytest.param(
-            profile(3_000, derandomize=False),
+            profile(2_000, derandomize=False),
             id="long",
             marks=[pytest.mark.long, pytest.mark.timeout(3600)],
         ),
     ],
 )
+@pytest.mark.parametrize("way", Way, ids=str)
 def test_every_order_of_requests_leaves_what_the_model_says(
-    chosen: settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chosen: settings, way: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings_for(
         tmp_path / "data",
@@ -565,7 +567,7 @@ def test_every_order_of_requests_leaves_what_the_model_says(
         service={"log_level": "error"},
         uploads={"max_upload_bytes": MOST},
     )
-    with Counted(config) as served:
+    with smallest_lent(way), Counted(config, way) as served:
         extensions = served.ask("OPTIONS", "/files/").headers["tus-extension"]
         tries = [0]
         uri = f"file:{served.data / 'tidemill.db'}?mode=ro"
@@ -575,7 +577,9 @@ def test_every_order_of_requests_leaves_what_the_model_says(
             monkeypatch.setattr(Example, "knows", frozenset(extensions.split(",")), raising=False)
             monkeypatch.setattr(Example, "tries", tries, raising=False)
             chosen(given(SEED, STEPS)(run_example))()
-        sys.stdout.write(f"\n{tries[0]} steps, {served.begun} requests\n")
+        lent = served.lending.count
+        sys.stdout.write(f"\n{tries[0]} steps, {served.begun} requests, {lent} of them lent\n")
+        assert (lent > tries[0] // 20) == (way is Way.LENT)
         storage = served.http.get("/api/v1/storage").json()
         kept = {each["kind"]: each["size_bytes"] for each in storage["kinds"]}
         assert (kept["uploads"], storage["pending_cleanups"]) == (0, 0)

@@ -9,6 +9,10 @@ from typing import Self
 Headers = Sequence[tuple[str, str]]
 
 
+class Ended(AssertionError):  # noqa: N818  it is an event
+    """The connection ended where an answer was due."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A response. Header names as they were written; ``answer["name"]`` finds one in any letters."""
@@ -52,6 +56,9 @@ class Line:
         lines += [f"{name}: {value}" for name, value in headers]
         self.socket.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
 
+    def send_body(self, body: bytes) -> None:
+        self.socket.sendall(body)
+
     def send_chunks(self, chunks: Iterable[bytes]) -> None:
         for chunk in chunks:
             self.socket.sendall(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
@@ -71,7 +78,7 @@ class Line:
             headers = [*headers, ("Transfer-Encoding", "chunked")]
         self.send_head(method, path, headers)
         if isinstance(body, bytes):
-            self.socket.sendall(body)
+            self.send_body(body)
         elif body is not None:
             self.send_chunks(body)
         return self.answer(is_head=method == "HEAD")
@@ -109,5 +116,7 @@ class Line:
 
     def _receive(self) -> None:
         piece = self.socket.recv(65536)
-        assert piece, f"the connection ended; until then there was {self._buffer!r}"
+        if not piece:
+            msg = f"until then there was {self._buffer!r}"
+            raise Ended(msg)
         self._buffer += piece

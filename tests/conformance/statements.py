@@ -138,6 +138,8 @@ concatenation.repeat | OURS | the same final again is 201 with the same Location
 concatenation.malformed | OURS | any other value of Upload-Concat is 400
 
 ours.refusals | OURS | after any 4xx offset, bytes and rows are as before
+ours.failures | OURS | after a 5xx and an end without an answer, too, but for a true beginning of a PATCH
+ours.starting | OURS | while it starts HEAD is 423, all else 503, and nothing is changed
 ours.ids | OURS | what is no id of 32 small hex digits is 404
 ours.location | OURS | Location is a path that no header of the client changes
 ours.header-names | OURS | header names may be written with any letters

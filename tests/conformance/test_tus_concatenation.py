@@ -7,7 +7,7 @@ import pytest
 
 from app.domain.access import OWNER
 from app.domain.uploads import UploadKind
-from tests.conformance.bench import TYPE, Tus, checksum, code
+from tests.conformance.bench import TYPE, Tus, as_served, checksum, code
 from tests.conformance.raw import Answer
 from tests.conformance.statements import states
 from tests.factories import make_upload
@@ -74,6 +74,7 @@ def test_concatenation_puts_the_bytes_together_in_the_order_named(tus: Tus) -> N
 @pytest.mark.parametrize(
     "form", ["{path}", "http://127.0.0.1:{port}{path}", "https://cdn.example{path}"]
 )
+@as_served
 def test_concatenation_takes_paths_and_urls(tus: Tus, form: str) -> None:
     paths = [part(tus, b"hello "), part(tus, b"world")]
     urls = [form.format(path=path, port=tus.service.port) for path in paths]
@@ -84,6 +85,7 @@ def test_concatenation_takes_paths_and_urls(tus: Tus, form: str) -> None:
 
 @states("concatenation.no-length", "ours.refusals")
 @pytest.mark.parametrize("header", [{"Upload-Length": "5"}, {"Upload-Defer-Length": "1"}])
+@as_served
 def test_concatenation_of_a_final_with_a_length_is_400(tus: Tus, header: dict[str, str]) -> None:
     answer = final(tus, part(tus, b"hello"), **header)
     assert (answer.status, code(answer)) == (400, "invalid_header")
@@ -138,6 +140,7 @@ def test_concatenation_metadata_is_the_finals_own(tus: Tus) -> None:
 @states("concatenation.patch-403", "concatenation.patch-nothing")
 @pytest.mark.parametrize("offset", [0, 3, 5])
 @pytest.mark.parametrize("body", [b"", b"hello", [b"hel", b"lo"]])
+@as_served
 def test_concatenation_final_takes_no_patch(
     tus: Tus, offset: int, body: bytes | list[bytes]
 ) -> None:
@@ -160,6 +163,7 @@ def test_concatenation_of_unfinished_parts_is_refused(tus: Tus, length: int | No
 
 
 @states("concatenation.unknown", "ours.refusals")
+@as_served
 def test_concatenation_of_what_is_no_part_is_refused(tus: Tus) -> None:
     whole, plain, done = part(tus, b"hello"), tus.new(5), tus.finished(b"hello")
     terminated, used = part(tus, b"hello"), part(tus, b"hello")
@@ -207,6 +211,7 @@ def test_concatenation_asked_again_is_answered_again(tus: Tus) -> None:
         "final /files/x",
     ],
 )
+@as_served
 def test_concatenation_by_any_other_value_is_400(tus: Tus, value: str) -> None:
     for more in ({"Upload-Length": "5"}, {}):
         headers = {**more, "Upload-Concat": value, "Content-Length": "0"}

@@ -1,12 +1,16 @@
 """tus 1.0.0, core protocol: headers, HEAD, PATCH, OPTIONS."""
 
+import contextlib
+import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from tests.conformance.bench import MAX, NO_BYTES, TYPE, Tus, code
-from tests.conformance.raw import Answer, Line
+from tests.conformance.bench import MAX, NO_BYTES, TYPE, Tus, as_served, checksum, code
+from tests.conformance.raw import Answer, Ended, Line
 from tests.conformance.statements import states
 
 Spelling = Callable[[str], str]
@@ -32,6 +36,7 @@ def finish(tus: Tus, path: str) -> None:
 
 @states("headers.offset-number", "ours.refusals")
 @pytest.mark.parametrize("offset", NO_NUMBERS)
+@as_served
 def test_headers_an_offset_is_a_whole_number(tus: Tus, half: str, offset: str) -> None:
     answer = tus.patch(half, offset, b"67890")
     assert (answer.status, code(answer)) == (400, "invalid_header")
@@ -46,6 +51,7 @@ def test_headers_an_offset_sent_twice_is_none(tus: Tus, half: str) -> None:
 
 @states("headers.length-number")
 @pytest.mark.parametrize("length", NO_NUMBERS[:-1])
+@as_served
 def test_headers_a_length_is_a_whole_number(tus: Tus, half: str, length: str) -> None:
     made = tus.ask("POST", "/files/", {"Upload-Length": length, "Content-Length": "0"})
     assert (made.status, code(made)) == (400, "invalid_header")
@@ -54,6 +60,7 @@ def test_headers_a_length_is_a_whole_number(tus: Tus, half: str, length: str) ->
 
 
 @states("headers.versions", "headers.extensions", "headers.max-size")
+@as_served
 def test_headers_options_lists_what_is_there(tus: Tus) -> None:
     answer = tus.ask("OPTIONS", "/files/", version=None)
     assert answer["tus-version"].split(",") == ["1.0.0"]
@@ -93,6 +100,7 @@ def test_headers_every_response_has_the_version_and_has_it_once(tus: Tus, half: 
 @states("headers.resumable-asked", "headers.version-412", "headers.version-unprocessed")
 @pytest.mark.parametrize("version", [None, "", "0.2.2", "1.0", "1.0.1", "2.0.0", "1.0.0, 0.2.2"])
 @pytest.mark.parametrize("method", ["POST", "HEAD", "PATCH", "DELETE"])
+@as_served
 def test_headers_another_version_is_412_and_not_processed(
     tus: Tus, half: str, method: str, version: str | None
 ) -> None:
@@ -156,6 +164,7 @@ def test_head_tells_offset_and_length_at_the_start_between_and_at_the_end(tus: T
      f"{'a' * 32}/", f"{'a' * 32}/x", "..%2ftidemill.db", f"{'a' * 32}%0a"],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["HEAD", "GET", "PATCH", "DELETE"])
+@as_served
 def test_head_of_what_is_not_there_is_404_without_an_offset(
     tus: Tus, name: str, method: str
 ) -> None:
@@ -223,6 +232,7 @@ def test_patch_applies_bytes_where_the_last_one_ended(tus: Tus, *, is_chunked: b
     ["video/mp4", "", "application/octet-stream", "application/offset", "text/plain", TYPE + "x"],
 )
 @pytest.mark.parametrize("is_chunked", [False, True])
+@as_served
 def test_patch_of_another_type_is_415(tus: Tus, half: str, kind: str, *, is_chunked: bool) -> None:
     body = [b"678", b"90"] if is_chunked else b"67890"
     answer = tus.patch(half, 5, body, Content_Type=kind)
@@ -235,6 +245,7 @@ def test_patch_of_another_type_is_415(tus: Tus, half: str, kind: str, *, is_chun
 @states("patch.offset-conflict", "patch.offset-unmodified")
 @pytest.mark.parametrize("offset", [0, 4, 6, 10, 11, 10**30])
 @pytest.mark.parametrize("body", [b"", b"67890", [b"67", b"890"], b"x" * 300_000])
+@as_served
 def test_patch_at_another_offset_is_409_and_changes_nothing(
     tus: Tus, half: str, offset: int, body: bytes | list[bytes]
 ) -> None:
@@ -338,6 +349,7 @@ def test_patch_that_waits_is_told_to_go_on_or_refused_at_once(tus: Tus, half: st
 
 @states("options.answer", "options.told", "options.version-ignored", "options.everywhere")
 @pytest.mark.parametrize("version", [None, "1.0.0", "0.2.2", "nonsense"])
+@as_served
 def test_options_answers_everywhere_whatever_the_version(
     tus: Tus, half: str, version: str | None
 ) -> None:
@@ -386,6 +398,7 @@ def test_ours_parameters_of_the_content_type_do_not_matter(tus: Tus, kind: str) 
 
 
 @states("ours.slash")
+@as_served
 def test_ours_both_addresses_of_the_collection_are_one(tus: Tus) -> None:
     for path in ("/files", "/files/"):
         answer = tus.ask("POST", path, {"Upload-Length": "3", "Content-Length": "0"})
@@ -429,3 +442,98 @@ def test_ours_get_has_the_bytes_of_a_whole_upload(tus: Tus, half: str) -> None:
     part = tus.ask("GET", half, {"Range": "bytes=2-4"}, version=None)
     assert (part.status, part.body) == (206, b"345")
     assert tus.ask("GET", half, {"Range": "bytes=10-"}, version=None).status == 416
+
+
+# --- what the service cannot go on with, which ``ask`` looks after ---------------------------------
+
+
+@contextlib.contextmanager
+def failing_after(count: int, error: int) -> Iterator[None]:
+    """A disk that takes so many bytes more of uploads."""
+    real, left = os.pwritev, count
+
+    def pwritev(fd: int, pieces: list[Any], offset: int) -> int:
+        nonlocal left
+        if left == 0:
+            raise OSError(error, os.strerror(error))
+        taken = real(fd, [memoryview(b"".join(pieces))[:left]], offset)
+        left -= taken
+        return taken
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwritev", pwritev)
+        yield
+
+
+DISK_ERRORS = {errno.ENOSPC: (507, "no_space"), errno.EIO: (500, "storage_failed")}
+
+
+@states("ours.failures")
+@pytest.mark.parametrize("error", DISK_ERRORS)
+@pytest.mark.parametrize("taken", [0, 7])
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_ours_a_patch_that_the_disk_refuses_leaves_what_was_written(
+    tus: Tus, half: str, error: int, taken: int, *, is_chunked: bool
+) -> None:
+    data = os.urandom(600_000)
+    path = tus.new(len(data))
+    assert tus.patch(path, 0, data[:5]).status == 204
+    body = [data[5:300_000], data[300_000:]] if is_chunked else data[5:]
+    for checked in ({"Upload_Checksum": checksum(data[5:])}, {}):
+        with failing_after(taken, error):
+            answer = tus.patch(path, 5, body, **checked)
+        assert (answer.status, code(answer)) == DISK_ERRORS[error]
+        assert tus.offset(path) == (5 if checked else 5 + taken)
+    assert tus.patch(path, 5 + taken, data[5 + taken :]).status == 204
+    assert tus.stored(path) == data
+    finish(tus, half)
+
+
+@states("ours.failures")
+@pytest.mark.parametrize("error", DISK_ERRORS)
+@pytest.mark.parametrize("length", [600_000, None])
+def test_ours_a_creation_that_the_disk_refuses_makes_nothing(
+    tus: Tus, error: int, length: int | None
+) -> None:
+    for body in (bytes(600_000), [bytes(300_000)] * 2):
+        with failing_after(100_000, error):
+            answer = tus.create(length, body)
+        assert (answer.status, code(answer)) == DISK_ERRORS[error]
+        assert "location" not in answer
+
+
+@states("ours.failures")
+def test_ours_a_body_that_stalls_is_hung_up_on_and_leaves_what_came(tus: Tus, half: str) -> None:
+    container = tus.service.container
+    policy = replace(container.uploads.policy, read_timeout_seconds=0.3)
+    impatient = replace(container, uploads=replace(container.uploads, policy=policy))
+    usual = [("Tus-Resumable", "1.0.0"), ("Content-Type", TYPE), ("Content-Length", "500000")]
+    data = os.urandom(500_000)
+    path, patched = tus.new(len(data)), ("Upload-Offset", "0")
+    sums = ("Upload-Checksum", checksum(data))
+    with tus.service.exchanged(impatient):
+        for method, where, more in (
+            ("POST", "/files/", [("Upload-Length", "500000")]),
+            ("PATCH", path, [patched, sums]),
+            ("PATCH", path, [patched]),
+        ):
+            with tus.line() as line:
+                line.send_head(method, where, [*usual, *more])
+                line.socket.sendall(data[:300_000])
+                with pytest.raises(Ended):
+                    line.answer()
+    assert tus.offset(path) == 300_000
+    assert tus.patch(path, 300_000, data[300_000:]).status == 204
+    assert tus.stored(path) == data
+    finish(tus, half)
+
+
+@states("ours.starting")
+def test_ours_a_service_that_is_starting_changes_nothing(tus: Tus, half: str) -> None:
+    with tus.service.exchanged(None):
+        for body in (b"67890", [b"678", b"90"], bytes(300_000)):
+            assert tus.patch(half, 5, body).status == 503
+            assert tus.create(5, body).status == 503
+        assert tus.head(half).status == 423
+        assert tus.delete(half).status == 503
+    finish(tus, half)

@@ -11,7 +11,7 @@ import pytest
 
 from app.domain.errors import ConflictingUpdate
 from app.services.ports import Transaction
-from tests.conformance.bench import MAX, NO_BYTES, TYPE, Tus, b64, checksum, code
+from tests.conformance.bench import MAX, NO_BYTES, TYPE, Tus, as_served, b64, checksum, code
 from tests.conformance.raw import Answer
 from tests.conformance.statements import states
 from tests.fakes.served import wait_for
@@ -48,6 +48,7 @@ def test_creation_makes_an_upload_where_location_says(tus: Tus) -> None:
         {"Upload-Length": "5", "Upload-Defer-Length": "0"},
     ],
 )
+@as_served
 def test_creation_needs_one_length_and_only_one(tus: Tus, headers: dict[str, str]) -> None:
     for body in (b"", b"hello", [b"hel", b"lo"]):
         answer = tus.ask("POST", "/files/", {**headers, "Content-Type": TYPE}, body)
@@ -62,6 +63,7 @@ def test_creation_with_a_length_sent_twice_is_400(tus: Tus) -> None:
 
 @states("creation.too-large")
 @pytest.mark.parametrize("length", [MAX + 1, 10**18, 10**30])
+@as_served
 def test_creation_over_the_maximum_is_413(tus: Tus, length: int) -> None:
     answer = tus.create(length)
     assert (answer.status, code(answer)) == (413, "upload_too_large")
@@ -85,6 +87,7 @@ def test_creation_over_the_maximum_is_413(tus: Tus, length: int) -> None:
         "tab\tkey YQ==",
     ],
 )
+@as_served
 def test_creation_with_metadata_that_is_no_list_of_pairs_is_400(tus: Tus, metadata: str) -> None:
     answer = tus.create(5, Upload_Metadata=metadata)
     assert (answer.status, code(answer)) == (400, "invalid_metadata")
@@ -102,6 +105,7 @@ def test_creation_with_metadata_that_is_no_list_of_pairs_is_400(tus: Tus, metada
         "relativePath bnVsbA==,name YQ==,type dmlkZW8vbXA0,filetype dmlkZW8vbXA0",
     ],
 )
+@as_served
 def test_creation_metadata_comes_back_byte_for_byte(tus: Tus, metadata: str) -> None:
     path = tus.new(5, Upload_Metadata=metadata)
     assert tus.head(path)["upload-metadata"] == metadata.strip()
@@ -111,6 +115,7 @@ def test_creation_metadata_comes_back_byte_for_byte(tus: Tus, metadata: str) -> 
 
 
 @states("ours.metadata-lines")
+@as_served
 def test_ours_several_lines_of_metadata_are_one_list(tus: Tus) -> None:
     lines = [("Upload-Length", "5"), ("Upload-Metadata", "a YQ=="), ("upload-metadata", "b Yg==,c")]
     answer = tus.ask("POST", "/files/", [*lines, ("Content-Length", "0")])
@@ -125,6 +130,7 @@ def test_ours_several_lines_of_metadata_are_one_list(tus: Tus) -> None:
 
 @states("defer.offered", "defer.one")
 @pytest.mark.parametrize("value", ["0", "2", "true", "", "01", "1,1"])
+@as_served
 def test_defer_length_is_one_or_nothing(tus: Tus, value: str) -> None:
     assert "creation-defer-length" in tus.extensions()
     headers = {"Upload-Defer-Length": value, "Content-Length": "0"}
@@ -187,6 +193,7 @@ def test_with_upload_the_first_bytes_come_with_the_creation(
 
 @states("with-upload.type", "ours.refusals")
 @pytest.mark.parametrize("body", [b"hello", [b"he", b"llo"]])
+@as_served
 def test_with_upload_of_another_type_is_415_and_makes_nothing(
     tus: Tus, body: bytes | list[bytes]
 ) -> None:
@@ -295,6 +302,7 @@ BODIES = [b"hello", [b"he", b"llo"], [bytes([c]) for c in b"hello"]]
 
 
 @states("checksum.offered", "checksum.algorithms", "checksum.names")
+@as_served
 def test_checksum_algorithms_are_told(tus: Tus) -> None:
     assert "checksum" in tus.extensions()
     told = tus.ask("OPTIONS", "/files/", version=None)["tus-checksum-algorithm"].split(",")
@@ -368,6 +376,7 @@ def test_checksum_over_a_connection_that_stays_and_by_override(tus: Tus) -> None
 @pytest.mark.parametrize(
     "name", ["sha0", "SHA1", "sha-1", "sha3-256", "", "crc32c", "none", "blake2b"]
 )
+@as_served
 def test_checksum_by_an_unknown_algorithm_is_400(tus: Tus, name: str) -> None:
     value = f"{name} {checksum(b'hello').partition(' ')[2]}"
     path = tus.new(5)
@@ -394,6 +403,7 @@ def test_checksum_by_an_unknown_algorithm_is_400(tus: Tus, name: str) -> None:
         "sha1 qvTGHdzF6KLavt4PO0gs2a6pQ00=,md5 XUFAKrxLKna5cZ2REBfFkg==",
     ],
 )
+@as_served
 def test_checksum_that_is_no_digest_is_400_before_anything_is_read(tus: Tus, value: str) -> None:
     path = tus.new(5)
     with tus.line() as line:

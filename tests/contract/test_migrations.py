@@ -15,6 +15,7 @@ from app.domain.outputs import OutputStatus
 from app.domain.sweeps import SweepName
 from app.domain.tombstones import Reason
 from app.infrastructure.database import migrate
+from app.infrastructure.database.link import Link
 from app.infrastructure.database.migrate import (
     check_migrations,
     current_revision,
@@ -81,7 +82,7 @@ def values(url: str, query: str) -> set[str]:
 def transaction(url: str) -> Iterator[SqlTransaction]:
     engine = create_engine(parse_url(url), poolclass=NullPool)
     with engine.begin() as connection:
-        yield SqlTransaction(connection)
+        yield SqlTransaction(Link(connection))
     engine.dispose()
 
 

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event
 
 from app.domain.errors import DatabaseBusy, NoSpace
 from app.domain.jobs import JobStatus
 from app.domain.sweeps import SweepName
 from app.domain.tombstones import ThingKind
-from app.infrastructure.database.connections import open_engine
+from app.domain.uploads import UploadStatus
+from app.infrastructure.database.connections import open_links
 from app.infrastructure.database.engine import SqlDatabase
+from app.infrastructure.database.link import Link
 from app.infrastructure.database.migrate import upgrade
 from app.infrastructure.database.transaction import SqlTransaction
 from app.infrastructure.database.urls import parse_url, sqlite_url
@@ -54,13 +55,13 @@ def size(path: Path) -> int:
     return path.stat().st_size
 
 
-def pragma(connection: Connection, name: str) -> Any:
-    return connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+def pragma(link: Link, name: str) -> Any:
+    return link.driver.execute(f"PRAGMA {name}").fetchone()[0]
 
 
 async def test_every_connection_has_its_pragmas(file_db: SqlDatabase) -> None:
-    def look(connection: Connection) -> dict[str, Any]:
-        return {name: pragma(connection, name) for name in _PRAGMAS}
+    def look(link: Link) -> dict[str, Any]:
+        return {name: pragma(link, name) for name in _PRAGMAS}
 
     assert await file_db._writer.run(look) == _PRAGMAS
     assert await file_db._readers.run(look) == _PRAGMAS
@@ -123,8 +124,8 @@ async def test_a_full_disk_is_no_space_and_loses_nothing(file_db: SqlDatabase) -
     kept = make_job()
     await file_db.write(lambda tx: insert_all(tx, kept))
 
-    def fill_up(connection: Connection) -> None:
-        connection.exec_driver_sql(f"PRAGMA max_page_count={pragma(connection, 'page_count')}")
+    def fill_up(link: Link) -> None:
+        link.tell(f"PRAGMA max_page_count={pragma(link, 'page_count')}")
 
     await file_db._writer.run(fill_up)
     jobs = [make_job(params={"text": "x" * 5000}) for _ in range(50)]
@@ -135,22 +136,18 @@ async def test_a_full_disk_is_no_space_and_loses_nothing(file_db: SqlDatabase) -
 
 
 def test_no_query_reads_a_whole_table_but_those_that_sum_it_up(path: Path) -> None:
-    engine = open_engine(parse_url(sqlite_url(path)), writer=True, busy_seconds=1)
-    statements: list[tuple[str, Any]] = []
-
-    def note(_conn: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
-        statements.append((statement, parameters))
-
-    with engine.begin() as connection:
-        event.listen(connection, "before_cursor_execute", note)
-        run_every_query(SqlTransaction(connection))
-        event.remove(connection, "before_cursor_execute", note)
-        for statement, parameters in statements:
-            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-            steps = [row.detail for row in plan]
-            whole = [step for step in steps if step.startswith("SCAN") and "USING" not in step]
-            assert not whole, (statement, steps)
-    engine.dispose()
+    link = open_links(parse_url(sqlite_url(path)), writer=True, busy_seconds=1)()
+    statements: list[str] = []
+    link.begin()
+    link.driver.set_trace_callback(statements.append)
+    run_every_query(SqlTransaction(link))
+    link.driver.set_trace_callback(None)
+    for statement in statements:
+        steps = [row[3] for row in link.driver.execute(f"EXPLAIN QUERY PLAN {statement}")]
+        whole = [step for step in steps if step.startswith("SCAN") and "USING" not in step]
+        assert not whole, (statement, steps)
+    link.rollback()
+    link.close()
     assert len(statements) > 40
 
 
@@ -160,6 +157,9 @@ def run_every_query(tx: SqlTransaction) -> None:
     fence = make_fence(make_job())
     tx.uploads.find(one)
     tx.uploads.list_by_session(one)
+    tx.uploads.list_by_session(one, UploadStatus.RECEIVING)
+    tx.uploads.count_completed(one)
+    tx.uploads.put_in_batch(one, one)
     tx.uploads.list_by_batch(one)
     tx.uploads.set_media(one, {})
     tx.uploads.set_spent(one, NOON)

@@ -92,6 +92,47 @@ async def test_an_update_of_a_row_that_moved_on_changes_nothing(db: SqlDatabase)
     assert await db.read(lambda tx: tx.uploads.find(done.id)) == done
 
 
+async def test_an_update_leaves_what_an_upload_keeps_for_life(db: SqlDatabase) -> None:
+    session, elsewhere = make_session(), make_session()
+    upload = make_upload(session_id=session.id)
+    await db.write(lambda tx: insert_all(tx, session, elsewhere, upload))
+    other = replace(
+        upload,
+        session_id=elsewhere.id,
+        kind=UploadKind.FINAL,
+        concat="final;a",
+        parts=("a",),
+        metadata=UploadMetadata(raw="filename", filename="other"),
+    )
+    changed = replace(other, length=7, media={"kind": "video"})
+    await db.write(lambda tx: tx.uploads.update(changed, expected=UploadStatus.RECEIVING))
+    found = await db.read(lambda tx: tx.uploads.find(upload.id))
+    assert found == replace(upload, length=7, media={"kind": "video"})
+
+
+async def test_the_completed_uploads_of_a_session_are_put_in_its_batch_at_once(
+    db: SqlDatabase,
+) -> None:
+    session, elsewhere = make_session(), make_session()
+    batch = make_batch(session_id=session.id)
+    done = [make_completed_upload(session_id=session.id) for _ in range(3)]
+    left = make_upload(session_id=session.id)
+    foreign = make_completed_upload(session_id=elsewhere.id)
+    await db.write(lambda tx: insert_all(tx, session, elsewhere, *done, left, foreign, batch))
+    assert await db.read(lambda tx: tx.uploads.count_completed(session.id)) == 3
+    await db.write(lambda tx: tx.uploads.put_in_batch(session.id, batch.id))
+    found = await db.read(lambda tx: tx.uploads.list_by_batch(batch.id))
+    assert {each.id for each in found} == {each.id for each in done}
+    of_status = [
+        await db.read(lambda tx, of=of: tx.uploads.list_by_session(session.id, of))  # type: ignore[misc]
+        for of in (UploadStatus.RECEIVING, UploadStatus.COMPLETED, None)
+    ]
+    assert [len(each) for each in of_status] == [1, 3, 4]
+    assert of_status[0] == [left]
+    untouched = await db.read(lambda tx: tx.uploads.find(foreign.id))
+    assert untouched == foreign
+
+
 async def test_touching_records_activity_of_a_receiving_upload_only(db: SqlDatabase) -> None:
     session = make_session()
     upload, done = make_upload(session_id=session.id), make_completed_upload(session_id=session.id)

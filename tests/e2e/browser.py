@@ -80,9 +80,13 @@ class Browser:
     def reload(self) -> None:
         self._call("reload")
 
-    def choose(self, *paths: Path) -> None:
-        """Put files into the page's file input, as a user does."""
-        self._call("choose", paths=[str(path) for path in paths])
+    def choose(self, *paths: Path, into: str = "#files") -> None:
+        """Put files into a file input of the page, as a user does."""
+        self._call("choose", paths=[str(path) for path in paths], input=into)
+
+    def click(self, what: str) -> None:
+        """Click the first of what the selector finds, once it is there."""
+        self._call("click", what=what)
 
     def evaluate(self, script: str) -> Any:
         return self._call("evaluate", script=script)

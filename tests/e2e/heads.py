@@ -38,7 +38,7 @@ class Head:
     def creates(self) -> bool:
         """Whether it makes an upload that bytes are then sent to: a final is made of what is there."""
         is_final = self.headers.get("upload-concat", "").startswith("final")
-        return self.asked == "POST" and self.path.endswith("/files/") and not is_final
+        return self.asked == "POST" and self.path.endswith(("/files/", "/files")) and not is_final
 
     def __str__(self) -> str:
         offset = self.headers.get("upload-offset", "-")
@@ -141,9 +141,9 @@ class Conversation:
 
     @property
     def position(self) -> int:
-        """Up to which byte of its upload the latest request has come."""
+        """Up to which byte of its upload the latest request has come, if it is not answered yet."""
         head = self._latest
-        if head is None or not head.body_bytes:
+        if head is None or not head.body_bytes or head.status is not None:
             return 0
         return int(head.headers.get("upload-offset", "0")) + head.body_bytes
 

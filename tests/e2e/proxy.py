@@ -39,6 +39,7 @@ class Proxy:
         self._hold_at = sorted(hold_at)
         self._hold_each_at = hold_each_at
         self._held = 0
+        self._answers_to_lose = 0
         self._may_carry = threading.Event()
         self._may_carry.set()
         self.heads: list[Head] = []
@@ -87,6 +88,11 @@ class Proxy:
         return self._held > 0 or not self._may_carry.is_set()
 
     @property
+    def is_open(self) -> bool:
+        """Whether any connection is."""
+        return bool(self._sockets)
+
+    @property
     def is_creating(self) -> bool:
         """Whether the server was asked for an upload and has not answered yet."""
         return any(head.creates and head.status is None for head in list(self.heads))
@@ -104,6 +110,11 @@ class Proxy:
         """Carry on, and hold nothing any more."""
         self._hold_at = []
         self.let_go()
+
+    def lose_answers(self, count: int) -> None:
+        """End the connections of the next answers instead of bringing those to their clients."""
+        with self._lock:
+            self._answers_to_lose = count
 
     def cut_all(self) -> None:
         """Reset every connection that is open."""
@@ -153,6 +164,7 @@ class Proxy:
                             other[sock].shutdown(socket.SHUT_WR)
                             continue
                         if sock is upstream:
+                            self._lose_answer()
                             conversation.from_server(data)
                             client.sendall(data)
                             continue
@@ -169,6 +181,14 @@ class Proxy:
                     self._sockets -= {client, upstream}
                 client.close()
                 upstream.close()
+
+    def _lose_answer(self) -> None:
+        with self._lock:
+            is_lost = self._answers_to_lose > 0
+            self._answers_to_lose -= is_lost
+            self.cuts += is_lost
+        if is_lost:
+            raise ConnectionAbortedError
 
     def _wait(self, position: int) -> None:
         """Wait until a connection may carry on whose upload has come to this byte."""

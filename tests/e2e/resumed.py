@@ -66,7 +66,12 @@ class Interruption:
             has_all = len(self.stored) == self._parts
             return self._proxy.is_holding and has_all and not is_creating
 
-        wait_for(look, f"bytes of {self._parts} uploads on the disk", seconds)
+        try:
+            wait_for(look, f"bytes of {self._parts} uploads on the disk", seconds)
+        except AssertionError as error:
+            asked = "\n".join(map(str, self._proxy.heads[self._begin :]))
+            msg = f"{error}: {self.stored}\n{asked}"
+            raise AssertionError(msg) from error
 
     def look(self) -> None:
         """Note what is stored now, and which requests there were."""
@@ -104,6 +109,15 @@ def restart_while_held(
         interruption.look()
     server.start()
     proxy.speed_up()
+
+
+def interrupt(server: Server, proxy: Proxy, way: str, interruption: Interruption) -> None:
+    """Cut every line ("cut"), or "stop" or "kill" the service, under what is held at the moment."""
+    if way == "cut":
+        proxy.cut_all()
+        proxy.let_go()
+    else:
+        restart_while_held(server, proxy, way, interruption)
 
 
 def assert_went_on(

@@ -1,7 +1,10 @@
-"""Every kind of client through nginx with the lines of docs/running.md, while the service restarts."""
+"""tus-js-client on Node and in Chromium, Uppy, tuspy and aiotus through nginx as the docs set it up.
 
-import os
-from collections.abc import Callable, Iterator
+Each is cut off from it, and has the service behind it stopped and killed; it goes on at what was stored.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,30 +12,32 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.harness import Server
+from tests.e2e import python_clients
+from tests.e2e.browser import Browser
+from tests.e2e.harness import PLAIN, Server
 from tests.e2e.nginx import Nginx
 from tests.e2e.node import CLIENTS, Scenarios
 from tests.e2e.proxy import Proxy
-from tests.e2e.resumed import Interruption, assert_is_there, restart_while_held
+from tests.e2e.resumed import Interruption, assert_is_there, interrupt
+from tests.e2e.tus_js import HOLD, PATIENT, Sending, assert_as_chosen, parts_of, write_clip
 from tests.e2e.wire import PATCH_TYPE, TUS
 
-MIB = 1024 * 1024
 KIB = 1024
-HOLD = 700 * KIB
 KEY = "a-key-for-the-tests-behind-nginx"
 BEARER = {"Authorization": f"Bearer {KEY}"}
-PATIENT = [0, 1000, 3000, 5000, 10000, *[1000] * 30]
-"""Those of the README, and more for a machine that has much to do."""
-WAYS: dict[str, dict[str, Any]] = {
-    "as it comes": {},
-    "chunks of 256 KiB": {"chunkSize": 256 * KIB},
-    "a stream of unknown length": {
-        "input": "stream",
-        "chunkSize": 256 * KIB,
-        "uploadLengthDeferred": True,
-    },
-    "parallel 4": {"options": {"parallelUploads": 4}},
-}
+WAYS = ("cut", "stop", pytest.param("kill", marks=pytest.mark.long))
+"""What a kill leaves looks the same to nginx, whatever client is before it: one of them has to do."""
+CHOSEN = (
+    "as it comes",
+    "chunks of 64 KiB",
+    "from a stream of unknown length",
+    "with the creation",
+    "as POST",
+    "parallel 4",
+    "parallel with the creation",
+    "sent by the page",
+)
+"""Scenarios of tus-js-client that differ to a proxy, which all else looks the same to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +48,17 @@ class Place:
     nginx: Nginx
     proxy: Proxy
 
+    @property
+    def endpoint(self) -> str:
+        return f"{self.proxy.url}/files/"
+
+    def assert_is_there(self, url: str, headers: dict[str, str], content: bytes) -> None:
+        assert url.startswith(self.endpoint)
+        assert_is_there(self.server, url, headers, content, BEARER)
+
 
 @pytest.fixture(scope="module")
-def place(
+def shared_place(
     make_own_server: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("place")
@@ -61,56 +74,133 @@ def place(
         yield Place(server, nginx, proxy)
 
 
+@pytest.fixture
+def place(shared_place: Place) -> Iterator[Place]:
+    shared_place.proxy.hold_each(HOLD)
+    yield shared_place
+    shared_place.proxy.hold_no_more()
+    shared_place.proxy.speed_up()
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
-    path.write_bytes(os.urandom(4 * MIB))
-    return path
+    return write_clip(tmp_path_factory.mktemp("clip"))
 
 
-@pytest.mark.parametrize("way", ["stop", "kill"])
-def test_every_way_to_upload_survives_a_restart_behind_nginx(
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("browser")) as running:
+        yield running
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """How many files the service has, by its own books: parts go with the file that they became."""
+
+    place: Place
+    before: int
+
+    @classmethod
+    def now(cls, place: Place) -> "Rows":
+        return cls(place, cls._count(place))
+
+    def assert_came(self, count: int) -> None:
+        assert self._count(self.place) - self.before == count
+
+    @staticmethod
+    def _count(place: Place) -> int:
+        ((count,),) = place.server.rows("SELECT count(*) FROM uploads")
+        return int(count)
+
+
+@pytest.mark.parametrize("way", ["cut", "stop", "kill"])
+def test_tus_js_client_goes_on_behind_nginx(
     way: str, place: Place, clip: Path, tmp_path: Path
 ) -> None:
     content = clip.read_bytes()
-    cases = [(client, chosen) for client in CLIENTS for chosen in WAYS.values()]
-    parts = sum(chosen.get("options", {}).get("parallelUploads", 1) for _, chosen in cases)
-    place.proxy.hold_each(HOLD)
-    restart = Interruption(place.server, place.proxy, parts=parts)
+    cases = [(client, name) for client in CLIENTS for name in CHOSEN]
+    parts = [parts_of(name) for _, name in cases]
+    rows = Rows.now(place)
+    interruption = Interruption(place.server, place.proxy, parts=sum(parts))
     with Scenarios(tmp_path) as node:
-        runs = [
-            node.start(
-                {
-                    "client": client,
-                    "endpoint": f"{place.proxy.url}/files/",
-                    "file": str(clip),
-                    "headers": BEARER,
-                    "metadata": {"filename": "clip.mp4"},
-                    "retryDelays": PATIENT,
-                    **chosen,
-                }
-            )
-            for client, chosen in cases
-        ]
-        try:
-            restart.wait(seconds=60)
-            # nginx is not restarted: it answers for the service while that is away.
-            restart_while_held(place.server, place.proxy, way, restart)
-        finally:
-            place.proxy.hold_no_more()
-            place.proxy.speed_up()
-        told = [run.finish() for run in runs]
-    for one in told:
-        url, headers = one.success["url"], one.success["headers"]
-        assert url.startswith(f"{place.proxy.url}/files/")
-        assert_is_there(place.server, url, headers, content, BEARER)
-    restart.assert_went_on()
-    assert not [e for one in told for e in one.of("response") if e["status"] >= 500]
+        sending = Sending(node, place.proxy, clip, BEARER)
+        for client, name in cases:
+            sending.start(client, name)
+        interruption.wait(seconds=60)
+        # nginx is not restarted: it answers for the service while that is away.
+        interrupt(place.server, place.proxy, way, interruption)
+        found = list(sending.finish())
+    for name, told, heads in found:
+        place.assert_is_there(told.success["url"], told.success["headers"], content)
+        assert_as_chosen(name, told, heads)
+    interruption.assert_went_on()
+    rows.assert_came(len(cases))
+    assert not [e for _, told, _ in found for e in told.of("response") if e["status"] >= 500]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_uppy_and_tus_js_client_in_a_browser_go_on_behind_nginx(
+    way: str, place: Place, browser: Browser, clip: Path
+) -> None:
+    """The page is of another origin: what nginx answers itself it cannot read, and asks again."""
+    rows = Rows.now(place)
+    interruption = Interruption(place.server, place.proxy, parts=5)
+    chosen = {"endpoint": place.endpoint, "headers": BEARER, "retryDelays": PATIENT}
+    by_fetch = {"alone": True, "fetch": True}
+    browser.fresh()
+    browser.choose(clip)
+    browser.start("uploadByUppy", chosen)
+    in_chunks = {"chunkSize": 256 * KIB, "endpoint": place.endpoint.removesuffix("/")}
+    browser.start("uploadByUppy", chosen | in_chunks, {}, {"id": "in chunks"})
+    browser.start("uploadByTusFive", chosen, by_fetch)
+    browser.start("uploadByTus", chosen | {"parallelUploads": 2}, {"alone": True})
+    interruption.wait(seconds=60)
+    interrupt(place.server, place.proxy, way, interruption)
+    for success in browser.wait_for("success", 4, seconds=90):
+        place.assert_is_there(success["url"], {}, clip.read_bytes())
+    interruption.assert_went_on()
+    rows.assert_came(4)
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+@pytest.mark.parametrize("way", WAYS)
+async def test_tuspy_and_aiotus_go_on_behind_nginx(way: str, place: Place, clip: Path) -> None:
+    content = await asyncio.to_thread(clip.read_bytes)
+    rows = Rows.now(place)
+    senders = [
+        python_clients.uploader(place.endpoint, BEARER, content, **how)
+        for how in python_clients.TUSPY.values()
+    ]
+    interruption = Interruption(place.server, place.proxy, parts=len(senders) + 5)
+    async with asyncio.TaskGroup() as tasks:
+        for sender in senders:
+            tasks.create_task(asyncio.to_thread(sender.upload))
+        sending = [tasks.create_task(work) for work in by_aiotus(place, content)]
+        await asyncio.to_thread(interruption.wait, None, 60)
+        await asyncio.to_thread(interrupt, place.server, place.proxy, way, interruption)
+    urls = [python_clients.url_of(sender) for sender in senders]
+    *one, of_three = [str(task.result()) for task in sending]
+    for url in (*urls, *one):
+        await asyncio.to_thread(place.assert_is_there, url, {}, content)
+    await asyncio.to_thread(place.assert_is_there, of_three, {}, content * 3)
+    interruption.assert_went_on()
+    rows.assert_came(len(senders) + 3)
+
+
+def by_aiotus(place: Place, content: bytes) -> list[Coroutine[Any, Any, Any]]:
+    """Two files, in pieces and in one, and one of three parts."""
+    chunks = (1024 * KIB, len(content))
+    return [
+        *(python_clients.send_by_aiotus(place.endpoint, BEARER, content, size) for size in chunks),
+        python_clients.send_parts_by_aiotus(place.endpoint, BEARER, content),
+    ]
 
 
 def test_a_final_of_a_hundred_parts_comes_through_nginx(place: Place) -> None:
     """Its header names all of them, in the request and in what HEAD answers."""
-    with httpx.Client(base_url=place.proxy.url, headers=BEARER | TUS, timeout=60) as http:
+    with httpx.Client(
+        base_url=place.proxy.url, headers=BEARER | TUS, timeout=60, verify=PLAIN
+    ) as http:
         urls = []
         for number in range(100):
             made = http.post(

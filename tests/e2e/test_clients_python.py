@@ -18,11 +18,12 @@ import pytest
 import yarl
 from aiotus import core
 from tusclient.client import TusClient
-from tusclient.uploader.baseuploader import BaseUploader
 from tusclient.uploader.uploader import Uploader
 
+from tests.e2e import python_clients
 from tests.e2e.harness import Server
 from tests.e2e.proxy import Proxy
+from tests.e2e.python_clients import EAGER, ENCODED, METADATA, TUSPY, url_of
 from tests.e2e.resumed import Interruption, assert_is_there, restart_while_held
 
 MIB = 1024 * 1024
@@ -30,7 +31,6 @@ KIB = 1024
 HOLD = 2 * MIB + 700 * KIB
 KEY = "a-key-for-the-tests-of-clients"
 BEARER = {"Authorization": f"Bearer {KEY}"}
-METADATA = {"filename": "clip ü.mp4", "filetype": "video/mp4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +92,9 @@ def content() -> bytes:
 
 # --- tuspy -------------------------------------------------------------------------------------------
 
-TUSPY: dict[str, dict[str, Any]] = {
-    "in one piece": {},
-    "in pieces": {"chunk_size": MIB},
-    "in pieces with checksums": {"chunk_size": MIB, "upload_checksum": True},
-    "in one piece with a checksum": {"upload_checksum": True},
-}
-
 
 def uploader(place: Place, content: bytes, **more: Any) -> Uploader:
-    client = TusClient(place.endpoint, headers=BEARER)
-    given = {"retries": 90, "retry_delay": 0.3, "metadata": METADATA, **more}
-    return client.uploader(file_stream=io.BytesIO(content), **given)
-
-
-def url_of(sender: BaseUploader) -> str:
-    url = vars(sender)["url"]  # its annotation says None
-    assert isinstance(url, str)
-    return url
+    return python_clients.uploader(place.endpoint, BEARER, content, **more)
 
 
 def send_chunk(sender: Uploader) -> None:
@@ -198,21 +183,13 @@ async def test_tuspy_uploads_from_a_coroutine(place: Place, content: bytes) -> N
 
 # --- aiotus ------------------------------------------------------------------------------------------
 
-EAGER = aiotus.RetryConfiguration(retry_attempts=120, max_retry_period_seconds=0.3)
-ENCODED = {name: value.encode() for name, value in METADATA.items()}
+
+def by_aiotus(place: Place, content: bytes, chunk: int) -> Coroutine[Any, Any, Any]:
+    return python_clients.send_by_aiotus(place.endpoint, BEARER, content, chunk)
 
 
-def send_by_aiotus(place: Place, content: bytes, chunk: int) -> Coroutine[Any, Any, Any]:
-    file = io.BytesIO(content)
-    return aiotus.upload(place.endpoint, file, ENCODED, None, EAGER, BEARER, chunksize=chunk)
-
-
-def send_parts_by_aiotus(place: Place, content: bytes) -> Coroutine[Any, Any, Any]:
-    """Three files that become one, each a part of its own."""
-    files = [io.BytesIO(content) for _ in range(3)]
-    return aiotus.upload_multiple(
-        place.endpoint, files, ENCODED, None, EAGER, BEARER, MIB, parallel_uploads=3
-    )
+def parts_by_aiotus(place: Place, content: bytes) -> Coroutine[Any, Any, Any]:
+    return python_clients.send_parts_by_aiotus(place.endpoint, BEARER, content)
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
@@ -221,7 +198,7 @@ async def test_aiotus_goes_on_after_a_cut(chunk: int, place: Place, content: byt
     cut = Interruption(place.server, place.proxy)
     place.proxy.hold_each(HOLD)
     async with asyncio.TaskGroup() as tasks:
-        sending = tasks.create_task(send_by_aiotus(place, content, chunk))
+        sending = tasks.create_task(by_aiotus(place, content, chunk))
         await asyncio.to_thread(cut.wait)
         place.cut()
     url = sending.result()
@@ -234,7 +211,7 @@ async def test_aiotus_makes_one_file_of_parts_over_a_cut_line(place: Place, cont
     cut = Interruption(place.server, place.proxy, parts=3)
     place.proxy.hold_each(HOLD)
     async with asyncio.TaskGroup() as tasks:
-        sending = tasks.create_task(send_parts_by_aiotus(place, content))
+        sending = tasks.create_task(parts_by_aiotus(place, content))
         await asyncio.to_thread(cut.wait)
         place.cut()
     url = sending.result()
@@ -278,10 +255,8 @@ async def test_all_of_them_survive_a_restart(way: str, place: Place, content: by
     async with asyncio.TaskGroup() as tasks:
         for sender in senders:
             tasks.create_task(asyncio.to_thread(sender.upload))
-        sending = [
-            tasks.create_task(send_by_aiotus(place, content, chunk)) for chunk in (MIB, 4 * MIB)
-        ]
-        joining = tasks.create_task(send_parts_by_aiotus(place, content))
+        sending = [tasks.create_task(by_aiotus(place, content, chunk)) for chunk in (MIB, 4 * MIB)]
+        joining = tasks.create_task(parts_by_aiotus(place, content))
         await asyncio.to_thread(restart.wait, None, 60)
         await asyncio.to_thread(restart_while_held, place.server, place.proxy, way, restart)
     urls = [url_of(sender) for sender in senders] + [str(task.result()) for task in sending]

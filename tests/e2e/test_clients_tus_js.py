@@ -1,4 +1,4 @@
-"""tus-js-client of both versions with every option that it has, each with its line cut in the middle."""
+"""tus-js-client of both versions: what it stores, aborts, terminates and is refused, over cut lines."""
 
 import json
 import os
@@ -20,7 +20,6 @@ KIB = 1024
 HOLD = 700 * KIB
 """More than is ever kept in memory, less than the smallest part."""
 PATIENT = [0, 50, 100, 200, 400, 800, 1600, 3200, 3200]
-VERSIONS = dict(zip(CLIENTS, ("4", "5"), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -66,80 +65,6 @@ def wish(client: str, url: str, clip: Clip, **more: Any) -> dict[str, Any]:
         "retryDelays": PATIENT,
         **more,
     }
-
-
-# Each: options, how the file is handed over, which version can do it.
-WAYS: dict[str, dict[str, Any]] = {
-    "as it comes": {},
-    "chunks of 64 KiB": {"chunkSize": 64 * KIB},
-    "from a buffer": {"input": "buffer"},
-    "from a buffer in chunks of 1 MiB": {"input": "buffer", "chunkSize": MIB},
-    "from a stream": {
-        "input": "stream",
-        "chunkSize": 256 * KIB,
-        "options": {"uploadSize": 4 * MIB},
-    },
-    "from a stream of unknown length": {
-        "input": "stream",
-        "chunkSize": 256 * KIB,
-        "uploadLengthDeferred": True,
-    },
-    "from a buffer of unknown length": {
-        "input": "buffer",
-        "chunkSize": 256 * KIB,
-        "uploadLengthDeferred": True,
-    },
-    "as POST": {"options": {"overridePatchMethod": True}, "chunkSize": MIB},
-    "with request ids": {"options": {"addRequestId": True}, "chunkSize": MIB},
-    "parallel 2": {"options": {"parallelUploads": 2}},
-    "parallel 4 in chunks": {"options": {"parallelUploads": 4}, "chunkSize": 256 * KIB},
-    "parallel at boundaries": {
-        "options": {
-            "parallelUploads": 3,
-            "parallelUploadBoundaries": [
-                {"start": 0, "end": MIB},
-                {"start": MIB, "end": 3 * MIB},
-                {"start": 3 * MIB, "end": 4 * MIB},
-            ],
-            "metadataForPartialUploads": {"part": "of a clip"},
-        }
-    },
-}
-ONLY_FIVE: dict[str, dict[str, Any]] = {
-    "from a blob": {"input": "blob"},
-    "from a file of the web": {"input": "file", "chunkSize": MIB},
-    "from a stream of the web": {
-        "input": "web-stream",
-        "chunkSize": 256 * KIB,
-        "uploadLengthDeferred": True,
-    },
-    "parallel 2 from a blob": {"input": "blob", "options": {"parallelUploads": 2}},
-}
-CASES = [
-    *(
-        pytest.param(client, way, id=f"{VERSIONS[client]}, {way}")
-        for client in CLIENTS
-        for way in WAYS
-    ),
-    *(pytest.param(CLIENTS[1], way, id=f"5, {way}") for way in ONLY_FIVE),
-]
-
-
-@pytest.mark.parametrize(("client", "way"), CASES)
-def test_a_cut_line_costs_no_byte_that_is_stored(
-    client: str, way: str, shared_server: Server, node: Scenarios, clip: Clip
-) -> None:
-    chosen = (WAYS | ONLY_FIVE)[way]
-    parts = chosen.get("options", {}).get("parallelUploads", 1)
-    with Proxy(shared_server.port, hold_each_at=HOLD) as proxy:
-        cut = Interruption(shared_server, proxy, parts=parts)
-        running = node.start(wish(client, proxy.url, clip, **chosen))
-        cut.wait(running)
-        proxy.cut_all()
-        proxy.let_go()
-        told = running.finish()
-    assert_there(shared_server, told, clip.content)
-    cut.assert_went_on()
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -215,6 +140,26 @@ def test_a_stored_address_is_gone_on_from_by_another_process(
     again = node.run(wish(client, shared_server.url, clip, urlStorage=kept))
     assert again.of("previous")[0]["count"] == 0
     assert again.success["url"] != told.success["url"]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_fingerprint_of_its_own_finds_a_file_that_was_moved(
+    client: str, shared_server: Server, node: Scenarios, clip: Clip, tmp_path: Path
+) -> None:
+    kept = {"own": ["fingerprint"], "urlStorage": str(tmp_path / "urls.json")}
+    moved = Clip(tmp_path / "moved.mp4", clip.content)
+    moved.path.write_bytes(clip.content)
+    with Proxy(shared_server.port, hold_each_at=HOLD) as proxy:
+        cut = Interruption(shared_server, proxy)
+        running = node.start(wish(client, proxy.url, clip, **kept, options={"retryDelays": None}))
+        cut.wait(running)
+        proxy.cut_all()
+        proxy.let_go()
+        assert running.finish().error["status"] == 0
+        told = node.run(wish(client, proxy.url, moved, **kept))
+    assert told.of("previous")[0]["count"] == 1
+    assert_there(shared_server, told, clip.content)
+    cut.assert_went_on()
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -359,6 +304,10 @@ def test_terminate_as_a_function(
         again = node.run({"client": client, "terminate": url, "retryDelays": [0]})
         assert "404" in again.error["message"]
         assert len(again.of("request")) == 1, "a 404 cannot be cured by asking again"
+        finished = node.run(wish(client, shared_server.url, clip)).success["url"]
+        refused = node.run({"client": client, "terminate": finished})
+        assert "upload_in_batch" in refused.error["message"]
+        assert http.head(finished, headers=TUS).status_code == 200
     assert path.rsplit("/", 1)[-1] not in stored_bytes(shared_server)
 
 

@@ -18,11 +18,13 @@ from tests.fakes.served import Served
 class Direct(Served):
     """In the test's process, but otherwise as ``tidemill serve`` runs it: files go to the socket."""
 
+    http_protocol: type[asyncio.Protocol] = LimitedProtocol
+
     def __init__(self, settings: Settings, **headers: str) -> None:
         super().__init__(settings, **headers)
         config = uvicorn.Config(
             self.app,
-            http=LimitedProtocol,
+            http=self.http_protocol,
             ws="none",
             log_config=None,
             access_log=False,

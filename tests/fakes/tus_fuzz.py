@@ -139,8 +139,8 @@ class TusFuzz:
     def make(self, seed: int, skip: AbstractSet[int] = frozenset()) -> Try:
         source = random.Random(seed)
         messages = [self._valid(source) for _ in range(source.choice((1, 1, 1, 1, 2, 3)))]
-        count, planned = source.choice((0, 1, 1, 2, 3, 5)), []
-        for _ in range(count):
+        planned = []
+        for _ in range(mutations := source.choice((0, 1, 1, 2, 3, 5))):
             message = source.choice(messages)
             change: Callable[[Message, random.Random], None] = source.choice(_CHANGES)
             planned.append((change, message, source.getrandbits(32)))
@@ -150,13 +150,16 @@ class TusFuzz:
         raw = b"".join(message.encoded() for message in messages)
         is_torn = source.random() < 0.35
         torn = random.Random(source.getrandbits(32))
-        if is_torn and count not in skip:
+        if is_torn and mutations not in skip:
             raw = _tear(raw, torn)
-        cuts = sorted(source.randrange(len(raw) + 1) for _ in range(source.choice((0, 0, 1, 3))))
+        # Bodies are at the end, and one that is cut comes in another way than one that is not.
+        least = source.choice((0, 0, len(raw) // 2))
+        count = source.choice((0, 1, 1, 3))
+        cuts = sorted(source.randint(least, len(raw)) for _ in range(count))
         edges = [0, *cuts, len(raw)]
         pieces = tuple(raw[a:b] for a, b in pairwise(edges))
         ends = source.choice(("looks", "fin", "fin", "rst", "close"))
-        found = Try(pieces, ends, count + 1)
+        found = Try(pieces, ends, mutations + 1)
         return Try((), "close", 0) if self._endangers(found.raw) else found
 
     def _endangers(self, raw: bytes) -> bool:
@@ -171,7 +174,7 @@ class TusFuzz:
     # --- valid requests ---
 
     def _valid(self, source: random.Random) -> Message:
-        kind = source.choice(("create", "create", "patch", "patch", "patch", "other", "near"))
+        kind = source.choice((*["create"] * 3, *["patch"] * 3, "other", "near"))
         headers = [(b"Host", b"127.0.0.1"), (b"Tus-Resumable", b"1.0.0")]
         if kind == "create":
             return self._creation(source, headers)
@@ -189,7 +192,7 @@ class TusFuzz:
         return Message(method, around + tail, headers)
 
     def _creation(self, source: random.Random, headers: list[tuple[bytes, bytes]]) -> Message:
-        length = source.choice((0, 5, 100, 3000))
+        length = source.choice((0, 5, 3000, 60_000, 60_000))
         if source.random() < 0.2:
             headers.append((b"Upload-Defer-Length", b"1"))
         else:
@@ -200,7 +203,9 @@ class TusFuzz:
             headers.append((b"Upload-Concat", b"partial"))
         message = Message(b"POST", source.choice((b"/files", b"/files/")), headers)
         if source.random() < 0.5:
-            _give_body(message, source.randbytes(source.choice((0, 1, length))), source)
+            _give_body(
+                message, source.randbytes(source.choice((0, 1, length, length, length))), source
+            )
         else:
             headers.append((b"Content-Length", b"0"))
         return message
@@ -211,7 +216,9 @@ class TusFuzz:
         if source.random() < 0.2:
             message.method = b"POST"
             headers.append((b"X-HTTP-Method-Override", b"PATCH"))
-        _give_body(message, source.randbytes(source.choice((0, 1, 50, 1000, 4000))), source)
+        _give_body(
+            message, source.randbytes(source.choice((0, 1, 50, 4000, 40_000, 40_000))), source
+        )
         return message
 
 

@@ -79,6 +79,7 @@ class TusConfig:
     root_path: str = ""
     boot_id: str | None = None
     migrate: bool = True
+    clock: Clock | None = None
 
 
 class RecordingQueue:
@@ -184,7 +185,7 @@ def make_app(root: Path, config: TusConfig) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_parts(root, config) as parts:
+        async with open_parts(root, config, config.clock) as parts:
             app.state.parts = parts
             app.state.container = SimpleNamespace(
                 uploads=parts.uploads, metrics=_Uncounted(), drain=Drain()

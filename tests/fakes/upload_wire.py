@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.server.protocol import LimitedProtocol
 from app.settings import Settings
+from tests.fakes.body_ways import Lending, Way
 from tests.fakes.served import OCTETS, TUS, Served
 from tests.fakes.tus_client import RawRequest, encoded
 from tests.fakes.upload_model import Body, Creation, End, Fault, Patch, Sum
@@ -34,13 +34,13 @@ class Answer:
 
 
 class Counted(Served):
-    """The service with the protocol that it really has. ``begun`` counts its requests, ``active`` are
-    the client ports of those under way.
+    """The service with the protocol that it really has, and one of the ways of its bodies. ``begun``
+    counts its requests, ``active`` are the client ports of those under way.
     """
 
-    http_protocol = LimitedProtocol
-
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, way: Way) -> None:
+        self.lending = Lending(way)
+        self.http_protocol = self.lending.protocol
         super().__init__(settings)
         self.begun = 0
         self.active: set[int] = set()
@@ -132,7 +132,7 @@ class Counted(Served):
             headers = headers | ({"Transfer-Encoding": "chunked"} if body.chunked else size)
         request = RawRequest(self.port, method, path, headers, timeout=QUIET_SECONDS)
         if body is not None:
-            send_body(request, body)
+            self._send_body(request, body)
             if body.end is not End.WHOLE:
                 until(lambda: self.begun > begun, "the request")
             if body.end is End.HANGS:
@@ -150,6 +150,16 @@ class Counted(Served):
                 answer = Answer(*request.answer())
         self.wait_until_quiet()
         return answer, None
+
+    def _send_body(self, request: RawRequest, body: Body) -> None:
+        """Send what is to arrive of a body. A server that has answered already may have closed."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            if not body.chunked:
+                self.lending.send(request.socket, body.arrived)
+                return
+            head = f"{len(body.data):x}\r\n".encode() if body.data else b""
+            tail = (b"\r\n" if body.data else b"") + b"0\r\n\r\n"
+            request.send(head + body.arrived + (tail if body.end is End.WHOLE else b""))
 
 
 def until(check: Callable[[], bool], what: str) -> None:
@@ -176,14 +186,3 @@ def checksum_headers(checksum: Sum | None, body: Body) -> dict[str, str]:
     told = base64.b64encode(digest).decode()
     name = {Sum.UNKNOWN: "crc7", Sum.GARBLED: "sha256sha256"}.get(checksum, "sha256")
     return {"Upload-Checksum": name if checksum is Sum.GARBLED else f"{name} {told}"}
-
-
-def send_body(request: RawRequest, body: Body) -> None:
-    """Send what is to arrive of a body. A server that has answered already may have closed."""
-    data = body.arrived
-    if body.chunked:
-        head = f"{len(body.data):x}\r\n".encode() if body.data else b""
-        tail = b"\r\n" if body.data else b""
-        data = head + data + (tail + b"0\r\n\r\n" if body.end is End.WHOLE else b"")
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        request.send(data)

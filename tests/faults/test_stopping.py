@@ -396,7 +396,7 @@ def test_behind_a_proxy_it_says_for_the_whole_drain_that_it_is_not_ready(
         time.sleep(0.1)
     assert 1.3 < time.monotonic() - began < 4
     assert set(said) == {503}
-    assert len(said) > 5
+    assert len(said) >= 3  # a busy machine asks seldom
     wait_for(lambda: not server.is_running, "the end")
     assert server.stop() == 0
 

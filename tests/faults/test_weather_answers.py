@@ -4,11 +4,11 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import pytest
 
-from tests.fakes.direct import Direct
+from tests.fakes.body_ways import OneWay, Way
 from tests.fakes.served import OCTETS, TUS, settings_for
 from tests.fakes.weather import (
     Line,
@@ -19,6 +19,7 @@ from tests.fakes.weather import (
     patch_request,
     request,
     stored,
+    wait_for_bytes,
 )
 
 MIB = 1024 * 1024
@@ -28,8 +29,10 @@ BODY = os.urandom(4 * MIB)
 """More than the buffers of a line that is not read."""
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Direct]:
+@pytest.fixture(scope="module", params=Way, ids=str)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OneWay]:
     folder = tmp_path_factory.mktemp("answers")
     key_file = folder / "key"
     key_file.write_text(KEY)
@@ -40,12 +43,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Direct]:
         access={"admin_key_file": key_file},
         uploads={"max_upload_bytes": 64 * MIB},
     )
-    with Direct(settings, authorization=AUTH["Authorization"]) as running:
+    with OneWay(settings, request.param, authorization=AUTH["Authorization"]) as running:
         yield running
 
 
 @pytest.fixture
-def upload_id(server: Direct) -> str:
+def upload_id(server: OneWay) -> str:
     return server.create_upload(len(BODY))
 
 
@@ -76,7 +79,7 @@ REFUSALS: dict[str, Callable[[str, bytes], bytes]] = {
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_who_sends_all_of_a_refused_body_and_then_reads_has_the_answer_and_the_line(
-    server: Direct, name: str
+    server: OneWay, name: str
 ) -> None:
     is_chunked = name == "413"
 
@@ -97,7 +100,7 @@ def test_who_sends_all_of_a_refused_body_and_then_reads_has_the_answer_and_the_l
 
 
 def test_who_reads_while_sending_hears_it_early_and_is_hung_up_on_if_the_body_does_not_end(
-    server: Direct,
+    server: OneWay,
 ) -> None:
     uploads = {name: server.create_upload(len(BODY)) for name in REFUSALS}
     with ExitStack() as stack:
@@ -117,7 +120,7 @@ def test_who_reads_while_sending_hears_it_early_and_is_hung_up_on_if_the_body_do
 
 @pytest.mark.parametrize("how", ["Connection: close", "HTTP/1.0", "Expect: 100-continue"])
 def test_an_answer_that_ends_the_line_is_no_reset_for_who_still_sends(
-    server: Direct, upload_id: str, how: str
+    server: OneWay, upload_id: str, how: str
 ) -> None:
     headers = TUS | OCTETS | AUTH | {"Upload-Offset": "7", "Content-Length": str(len(BODY))}
     if how != "HTTP/1.0":
@@ -147,7 +150,7 @@ def test_an_answer_that_ends_the_line_is_no_reset_for_who_still_sends(
 
 @pytest.mark.parametrize("waits", [True, False], ids=["waiting", "not waiting"])
 @pytest.mark.parametrize("size", [5, len(BODY)])
-def test_who_asks_whether_to_send_is_told_to(server: Direct, *, waits: bool, size: int) -> None:
+def test_who_asks_whether_to_send_is_told_to(server: OneWay, *, waits: bool, size: int) -> None:
     body = BODY[:size]
     upload_id = server.create_upload(size)
     with Line(server.port) as line:
@@ -156,7 +159,9 @@ def test_who_asks_whether_to_send_is_told_to(server: Direct, *, waits: bool, siz
         status = line.status()
         if waits:
             assert status == 100
-            line.send(body)
+            with server.lends() if size > 5 else nullcontext():
+                line.send(body)
+                wait_for_bytes(server, upload_id, size)
         if status == 100:
             status = line.status()
         assert status == 204
@@ -164,7 +169,7 @@ def test_who_asks_whether_to_send_is_told_to(server: Direct, *, waits: bool, siz
 
 
 def test_who_waits_to_send_a_body_that_is_refused_is_told_so_and_hung_up_on(
-    server: Direct, upload_id: str
+    server: OneWay, upload_id: str
 ) -> None:
     with Line(server.port) as line:
         line.send(patch_request(upload_id, 7, b"", len(BODY), Expect="100-continue", **AUTH))
@@ -178,7 +183,7 @@ def test_who_waits_to_send_a_body_that_is_refused_is_told_so_and_hung_up_on(
 
 
 def test_who_asks_and_never_sends_keeps_nothing_but_its_turn(
-    server: Direct, upload_id: str
+    server: OneWay, upload_id: str
 ) -> None:
     with Line(server.port) as line:
         line.send(patch_request(upload_id, 0, b"", len(BODY), Expect="100-continue", **AUTH))
@@ -188,7 +193,7 @@ def test_who_asks_and_never_sends_keeps_nothing_but_its_turn(
     assert stored(server, upload_id) == BODY
 
 
-def test_a_client_of_http_1_0_is_never_told_to_continue(server: Direct) -> None:
+def test_a_client_of_http_1_0_is_never_told_to_continue(server: OneWay) -> None:
     upload_id = server.create_upload(10)
     headers = TUS | OCTETS | AUTH | {"Upload-Offset": "0", "Expect": "100-continue"}
     path = f"/files/{upload_id}"
@@ -202,7 +207,7 @@ def test_a_client_of_http_1_0_is_never_told_to_continue(server: Direct) -> None:
     assert stored(server, upload_id) == b"hello"
 
 
-def test_a_refused_creation_leaves_neither_rows_nor_files(server: Direct) -> None:
+def test_a_refused_creation_leaves_neither_rows_nor_files(server: OneWay) -> None:
     before = server.state()
     for sent in (
         post_request(10, BODY),

@@ -101,6 +101,31 @@ def test_a_call_that_fails_is_told_and_costs_nothing_that_is_there(
     begun.finish(offset)
 
 
+LOOKS = "newfstatat,fstatat64,statx,fstat,fstat64,openat"
+
+
+@pytest.mark.parametrize("when", ["1", "2", "3", "4", "5", "1..5", "1+", "3+"])
+def test_a_head_that_meets_a_disk_error_tells_the_offset_or_to_come_again(
+    begun: Begun, tmp_path: Path, when: str
+) -> None:
+    """Any other answer would make clients begin again at byte 0."""
+    fault = f"inject={LOOKS}:error=EIO:when={when}"
+    # The file is looked at by its name below the folder, which is what strace sees of the call.
+    options = ("-P", str(begun.file.parent), "-P", str(begun.file), "-e", fault)
+    with strace(begun.server.pid, *options, log=tmp_path / "strace.log"):
+        answers = [begun.api.head(begun.path, headers=TUS) for _ in range(8)]
+        told = {(each.status_code, each.headers.get("upload-offset")) for each in answers}
+        assert told <= {(423, None), (200, str(FIRST))}, told
+        assert (423, None) in told, "the fault was not met"
+        assert ((200, str(FIRST)) in told) == (not when.endswith("+")), told
+        for each in answers:
+            assert each.headers["tus-resumable"] == "1.0.0"
+            assert each.headers["cache-control"] == "no-store"
+            assert ("retry-after" in each.headers) == (each.status_code == 423)
+        assert begun.api.get("/livez").status_code == 200
+    begun.finish(begun.assert_prefix())
+
+
 def test_what_was_refused_and_cannot_be_cut_off_does_not_count(
     begun: Begun, tmp_path: Path
 ) -> None:
@@ -142,7 +167,6 @@ def test_a_sync_that_takes_long_delays_its_own_upload_only(begun: Begun, tmp_pat
         strace(begun.server.pid, "-P", str(begun.file), "-e", slow, log=tmp_path / "strace.log"),
     ):
         sender = threading.Thread(target=lambda: answers.append(begun.send_rest()))
-        began = time.monotonic()
         sender.start()
         while sender.is_alive():
             asked = time.perf_counter()
@@ -150,7 +174,6 @@ def test_a_sync_that_takes_long_delays_its_own_upload_only(begun: Begun, tmp_pat
             assert patch(other, create(other, 3), 0, b"abc").status_code == 204
             waits.append(time.perf_counter() - asked)
         sender.join()
-        assert time.monotonic() - began >= 1.5
     assert answers[0].status_code == 204
     assert sorted(waits)[len(waits) // 2] < 0.7, waits
     begun.finish(len(BODY))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fakes.direct import Direct
+from tests.fakes.body_ways import OneWay, Way, smallest_lent
 from tests.fakes.served import settings_for
 from tests.fakes.weather import (
     LAST_CHUNK,
@@ -30,15 +30,17 @@ BODY = b"hello, world"
 UPGRADE = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABk"}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Direct]:
-    data = tmp_path_factory.mktemp("framing") / "data"
-    with Direct(settings_for(data, jobs={"workers": 0})) as running:
+@pytest.fixture(scope="module", params=Way, ids=str)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OneWay]:
+    data, way = tmp_path_factory.mktemp("framing") / "data", request.param
+    with smallest_lent(way), OneWay(settings_for(data, jobs={"workers": 0}), way) as running:
         yield running
 
 
 @pytest.fixture
-def upload_id(server: Direct) -> str:
+def upload_id(server: OneWay) -> str:
     return server.create_upload(len(BODY))
 
 
@@ -75,7 +77,7 @@ def three(upload_id: str, form: str, **more: str) -> bytes:
 @pytest.mark.parametrize("form", ["identity", "chunked", "mixed"])
 @pytest.mark.parametrize("end", ["stays", "half-closes"])
 def test_requests_in_one_packet_are_answered_in_their_order(
-    server: Direct, upload_id: str, form: str, end: str
+    server: OneWay, upload_id: str, form: str, end: str
 ) -> None:
     with Line(server.port) as line:
         line.send(three(upload_id, form))
@@ -87,14 +89,14 @@ def test_requests_in_one_packet_are_answered_in_their_order(
     assert stored(server, upload_id) == BODY
 
 
-def test_large_bodies_in_one_go_are_answered_in_their_order(server: Direct) -> None:
+def test_large_bodies_in_one_go_are_answered_in_their_order(server: OneWay) -> None:
     body = os.urandom(3_000_000)
     upload_id, size = server.create_upload(len(body)), 300_000
     parts = [
         (chunked if number % 2 else identity)(upload_id, offset, body[offset : offset + size])
         for number, offset in enumerate(range(0, len(body), size))
     ]
-    with Line(server.port) as line:
+    with server.lends(), Line(server.port) as line:
         line.send(b"".join(parts))
         offsets = []
         for _ in parts:
@@ -108,7 +110,7 @@ def test_large_bodies_in_one_go_are_answered_in_their_order(server: Direct) -> N
 
 @pytest.mark.parametrize("form", ["identity", "chunked"])
 def test_requests_that_come_byte_by_byte_are_understood(
-    server: Direct, upload_id: str, form: str
+    server: OneWay, upload_id: str, form: str
 ) -> None:
     with Line(server.port) as line:
         for byte in three(upload_id, form):
@@ -118,7 +120,7 @@ def test_requests_that_come_byte_by_byte_are_understood(
     assert stored(server, upload_id) == BODY
 
 
-def split_everywhere(server: Direct, form: str, step: int) -> None:
+def split_everywhere(server: OneWay, form: str, step: int) -> None:
     for at in range(1, len(three("0" * 32, form)), step):
         upload_id = server.create_upload(len(BODY))
         data = three(upload_id, form)
@@ -132,7 +134,7 @@ def split_everywhere(server: Direct, form: str, step: int) -> None:
 
 @pytest.mark.parametrize("form", ["identity", "chunked", "mixed"])
 def test_requests_in_two_pieces_are_understood_wherever_the_cut_is(
-    server: Direct, form: str
+    server: OneWay, form: str
 ) -> None:
     split_everywhere(server, form, 29)
 
@@ -140,13 +142,13 @@ def test_requests_in_two_pieces_are_understood_wherever_the_cut_is(
 @pytest.mark.long
 @pytest.mark.parametrize("form", ["identity", "chunked", "mixed"])
 def test_requests_in_two_pieces_are_understood_at_every_single_cut(
-    server: Direct, form: str
+    server: OneWay, form: str
 ) -> None:
     split_everywhere(server, form, 1)
 
 
-def test_head_tells_in_the_middle_of_a_body_what_is_there(server: Direct, upload_id: str) -> None:
-    with Line(server.port) as line:
+def test_head_tells_in_the_middle_of_a_body_what_is_there(server: OneWay, upload_id: str) -> None:
+    with server.lends(), Line(server.port) as line:
         line.send(patch_request(upload_id, 0, BODY[:4], len(BODY)))
         wait_for_bytes(server, upload_id, 4)
         assert told_offset(server, upload_id) == 4
@@ -158,7 +160,7 @@ def test_head_tells_in_the_middle_of_a_body_what_is_there(server: Direct, upload
 
 
 def test_a_request_behind_one_that_ends_the_line_is_not_begun(
-    server: Direct, upload_id: str
+    server: OneWay, upload_id: str
 ) -> None:
     last = patch_request(upload_id, 0, BODY[:5], Connection="close")
     with Line(server.port) as line:
@@ -171,7 +173,7 @@ def test_a_request_behind_one_that_ends_the_line_is_not_begun(
 
 
 def test_what_is_no_request_takes_no_answer_away_from_the_one_before(
-    server: Direct, upload_id: str
+    server: OneWay, upload_id: str
 ) -> None:
     with Line(server.port) as line:
         line.send(patch_request(upload_id, 0, BODY[:5]) + b"\x16\x03\x01 what is this\r\n\r\n")
@@ -185,7 +187,7 @@ def test_what_is_no_request_takes_no_answer_away_from_the_one_before(
 
 
 def test_a_body_that_breaks_behind_a_whole_request_takes_no_answer_away_either(
-    server: Direct, upload_id: str
+    server: OneWay, upload_id: str
 ) -> None:
     broken = chunked_request(upload_id, 5, chunk(BODY[5:8]) + b"zz\r\n")
     with Line(server.port) as line:
@@ -203,7 +205,7 @@ def test_a_body_that_breaks_behind_a_whole_request_takes_no_answer_away_either(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_chunks_of_any_size_with_extensions_and_trailers_are_the_body(
-    server: Direct, seed: int
+    server: OneWay, seed: int
 ) -> None:
     chance = random.Random(seed)
     sizes = [1, 7, 15, 16, 17, 4095, 4097, 65_537, 262_145]
@@ -238,7 +240,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("name", MALFORMED)
 def test_a_body_that_is_no_body_is_never_a_success_and_keeps_a_true_prefix(
-    server: Direct, upload_id: str, name: str
+    server: OneWay, upload_id: str, name: str
 ) -> None:
     raw, most = MALFORMED[name]
     with Line(server.port) as line:
@@ -278,7 +280,7 @@ LENGTHS = {
 
 @pytest.mark.parametrize("name", LENGTHS)
 def test_a_length_that_cannot_be_trusted_is_refused_and_nothing_is_written(
-    server: Direct, upload_id: str, name: str
+    server: OneWay, upload_id: str, name: str
 ) -> None:
     head = request("PATCH", f"/files/{upload_id}", {}).rstrip(b"\r\n").decode()
     more = ["Tus-Resumable: 1.0.0", "Content-Type: application/offset+octet-stream"]
@@ -293,7 +295,7 @@ def test_a_length_that_cannot_be_trusted_is_refused_and_nothing_is_written(
 
 @pytest.mark.parametrize("form", ["identity", "chunked"])
 def test_a_client_that_would_rather_speak_http_2_is_served_in_http_1(
-    server: Direct, upload_id: str, form: str
+    server: OneWay, upload_id: str, form: str
 ) -> None:
     data = three(upload_id, form, **UPGRADE)
     with Line(server.port) as line:
@@ -311,7 +313,7 @@ def test_a_client_that_would_rather_speak_http_2_is_served_in_http_1(
     assert stored(server, another) == BODY
 
 
-def test_nobody_is_connected_through_the_service(server: Direct) -> None:
+def test_nobody_is_connected_through_the_service(server: OneWay) -> None:
     with Line(server.port) as line:
         line.send(b"CONNECT localhost:22 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert line.status() in {400, 405}

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.fakes.direct import Direct
+from tests.fakes.body_ways import OneWay, Way
 from tests.fakes.served import TUS, settings_for, wait_for
 from tests.fakes.weather import (
     Line,
@@ -26,17 +26,38 @@ from tests.fakes.weather import (
 BODY = os.urandom(400_000)
 SENT = 250_001
 STALL_SECONDS = 2.0
+AS_SERVED = pytest.mark.parametrize("server", [Way.LENT], indirect=True, ids=str)
+"""For what has no body, or one that the parser has to see in any case."""
+BODIES = pytest.mark.parametrize(
+    ("server", "chunked"),
+    [(Way.PLAIN, False), (Way.LENT, False), (Way.LENT, True)],
+    indirect=["server"],
+    ids=["plain", "past the parser", "chunked"],
+)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Direct]:
+@pytest.fixture(scope="module", params=Way, ids=str)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OneWay]:
     settings = settings_for(
         tmp_path_factory.mktemp("weather") / "data",
         jobs={"workers": 0},
         uploads={"upload_read_timeout_seconds": STALL_SECONDS, "lock_wait_seconds": 1.5},
     )
-    with Direct(settings) as running:
+    with OneWay(settings, request.param) as running:
         yield running
+
+
+def send_half(server: OneWay, line: Line, upload_id: str, *, chunked: bool = False) -> None:
+    """Begin a PATCH on its way, and wait until all that is sent of it is in the file."""
+    if chunked:
+        line.send(begin(upload_id, chunked=True))
+        wait_for_bytes(server, upload_id, SENT)
+        return
+    with server.lends():
+        line.send(begin(upload_id, chunked=False))
+        wait_for_bytes(server, upload_id, SENT)
 
 
 def begin(upload_id: str, *, chunked: bool) -> bytes:
@@ -48,28 +69,26 @@ def begin(upload_id: str, *, chunked: bool) -> bytes:
     return chunked_request(upload_id, 0, whole + half)
 
 
-@pytest.mark.parametrize("chunked", [False, True], ids=["identity", "chunked"])
+@BODIES
 @pytest.mark.parametrize(
     "end", [Line.close, Line.reset, Line.half_close, Line.vanish], ids=lambda end: end.__name__
 )
 def test_a_line_that_ends_in_the_middle_of_a_body_costs_nothing_that_arrived(
-    server: Direct, end: Callable[[Line], None], *, chunked: bool
+    server: OneWay, end: Callable[[Line], None], *, chunked: bool
 ) -> None:
     upload_id = server.create_upload(len(BODY))
     with Line(server.port) as line:
-        line.send(begin(upload_id, chunked=chunked))
-        wait_for_bytes(server, upload_id, SENT)
+        send_half(server, line, upload_id, chunked=chunked)
         end(line)
         # Who vanished is noticed by the silence, the others at once.
         assert_resumes(server, upload_id, BODY, offset=SENT)
 
 
-def test_who_comes_back_does_not_wait_until_the_silence_is_noticed(server: Direct) -> None:
+def test_who_comes_back_does_not_wait_until_the_silence_is_noticed(server: OneWay) -> None:
     upload_id = server.create_upload(len(BODY))
     with Line(server.port) as line:
         for attempt in range(3):
-            line.send(begin(upload_id, chunked=False))
-            wait_for_bytes(server, upload_id, SENT)
+            send_half(server, line, upload_id)
             line.vanish()
             began = time.monotonic()
             offset = told_offset(server, upload_id)
@@ -82,7 +101,7 @@ def test_who_comes_back_does_not_wait_until_the_silence_is_noticed(server: Direc
     assert stored(server, upload_id) == BODY
 
 
-def test_a_client_that_says_it_will_send_no_more_is_still_answered(server: Direct) -> None:
+def test_a_client_that_says_it_will_send_no_more_is_still_answered(server: OneWay) -> None:
     upload_id = server.create_upload(len(BODY))
     with Line(server.port) as line:
         line.send(patch_request(upload_id, 0, BODY))
@@ -98,7 +117,8 @@ def test_a_client_that_says_it_will_send_no_more_is_still_answered(server: Direc
         assert line.status("HEAD") == 200
 
 
-def test_who_waits_for_a_file_and_is_gone_is_not_waited_for(server: Direct) -> None:
+@AS_SERVED
+def test_who_waits_for_a_file_and_is_gone_is_not_waited_for(server: OneWay) -> None:
     upload_id = server.upload(BODY)
     with Line(server.port) as line:
         line.send(f"GET /files/{upload_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -106,32 +126,36 @@ def test_who_waits_for_a_file_and_is_gone_is_not_waited_for(server: Direct) -> N
     assert server.http.get(f"/files/{upload_id}").content == BODY
 
 
-def test_a_client_that_drips_is_no_client_that_stalls(server: Direct) -> None:
-    body = os.urandom(24)
-    upload_id = server.create_upload(len(body))
+def test_a_client_that_drips_is_no_client_that_stalls(server: OneWay) -> None:
+    upload_id, drops = server.create_upload(len(BODY)), 24
+    at_once = len(BODY) - drops
     with Line(server.port) as line:
-        line.send(patch_request(upload_id, 0, b"", len(body)))
-        for count, byte in enumerate(body):
+        with server.lends():
+            line.send(patch_request(upload_id, 0, BODY[:1], len(BODY)))
+            wait_for_bytes(server, upload_id, 1)
+            line.send(BODY[1:at_once])
+        for count, byte in enumerate(BODY[at_once:], 1):
             line.send(bytes([byte]))
             time.sleep(0.1)
-            if count == len(body) // 2:
+            if count == drops // 2:
                 # The truth lags behind the line by no more than a moment.
-                wait_for(lambda: told_offset(server, upload_id) == len(body) // 2 + 1)
+                wait_for(lambda: told_offset(server, upload_id) == at_once + drops // 2)
         assert line.status() == 204
-    assert stored(server, upload_id) == body
+    assert stored(server, upload_id) == BODY
 
 
-@pytest.mark.parametrize("chunked", [False, True], ids=["identity", "chunked"])
-def test_a_body_that_stalls_is_ended_without_an_answer(server: Direct, *, chunked: bool) -> None:
+@BODIES
+def test_a_body_that_stalls_is_ended_without_an_answer(server: OneWay, *, chunked: bool) -> None:
     upload_id = server.create_upload(len(BODY))
     with Line(server.port) as line:
-        line.send(begin(upload_id, chunked=chunked))
+        send_half(server, line, upload_id, chunked=chunked)
         assert line.answer() is None  # a 408 would make clients give up
     assert_resumes(server, upload_id, BODY, offset=SENT)
 
 
+@AS_SERVED
 def test_a_chunked_body_that_lacks_only_its_end_is_finished_by_whoever_asks(
-    server: Direct,
+    server: OneWay,
 ) -> None:
     upload_id = server.create_upload(len(BODY))
     with Line(server.port) as line:
@@ -168,7 +192,7 @@ class Loris(threading.Thread):
                     self._lines.remove(line)
 
 
-def hang(server: Direct, count: int, seconds: float) -> None:
+def hang(server: OneWay, count: int, seconds: float) -> None:
     """Let ``count`` heads drip; others upload meanwhile, and all of them are ended in good time."""
     upload_id = server.create_upload(len(BODY))
     with ExitStack() as stack:
@@ -189,21 +213,24 @@ def hang(server: Direct, count: int, seconds: float) -> None:
     assert stored(server, upload_id) == BODY
 
 
+@AS_SERVED
 def test_two_hundred_heads_that_drip_harm_nobody_and_are_ended(
-    server: Direct, monkeypatch: pytest.MonkeyPatch
+    server: OneWay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.server.protocol.HEAD_SECONDS", 2.0)
     hang(server, 200, 2)
 
 
 @pytest.mark.long
-def test_four_hundred_heads_that_drip_are_ended_after_half_a_minute(server: Direct) -> None:
+@AS_SERVED
+def test_four_hundred_heads_that_drip_are_ended_after_half_a_minute(server: OneWay) -> None:
     hang(server, 400, 30)
 
 
+@AS_SERVED
 @pytest.mark.parametrize("after", ["an answer", "a refused body"])
 def test_empty_lines_keep_no_connection_open(
-    server: Direct, monkeypatch: pytest.MonkeyPatch, after: str
+    server: OneWay, monkeypatch: pytest.MonkeyPatch, after: str
 ) -> None:
     monkeypatch.setattr("app.server.protocol.HEAD_SECONDS", 1.0)
     upload_id = server.create_upload(10)
@@ -219,8 +246,9 @@ def test_empty_lines_keep_no_connection_open(
         assert line.answer() is None
 
 
+@AS_SERVED
 def test_a_head_that_is_slow_to_follow_cuts_off_no_answer_that_is_due(
-    server: Direct, monkeypatch: pytest.MonkeyPatch
+    server: OneWay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.server.protocol.HEAD_SECONDS", 0.5)
     upload_id = server.create_upload(10)
@@ -232,7 +260,7 @@ def test_a_head_that_is_slow_to_follow_cuts_off_no_answer_that_is_due(
     wait_until_quiet(server)
 
 
-def test_ninety_broken_lines_leave_no_descriptor_behind(server: Direct) -> None:
+def test_ninety_broken_lines_leave_no_descriptor_behind(server: OneWay) -> None:
     upload_id = server.create_upload(len(BODY))
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  only how many
     for end in (Line.close, Line.reset, Line.half_close):

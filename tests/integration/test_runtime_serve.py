@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import os
 import resource
 import signal
 import socket
@@ -335,6 +336,30 @@ def test_the_installed_command_is_there() -> None:
     assert COMMAND.is_file()
 
 
+def upload_with_a_cut(url: str) -> None:
+    """Send a file whose line is cut in the middle, go on at what HEAD tells, and fetch it."""
+    body, sent = os.urandom(600_000), 400_000
+    octets = {"Content-Type": "application/offset+octet-stream"}
+    with httpx.Client(base_url=url, timeout=20, trust_env=False) as client:
+        made = client.post("/files/", headers={**TUS, "Upload-Length": str(len(body))})
+        path = made.headers["location"]
+        headers = {"Host": "localhost", **TUS, **octets, "Upload-Offset": "0"}
+        lines = [f"PATCH {path} HTTP/1.1", *(f"{name}: {told}" for name, told in headers.items())]
+        head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode()
+        with socket.create_connection(("127.0.0.1", httpx.URL(url).port or 0), 20) as line:
+            line.sendall(head + body[:sent])
+
+            def offset() -> int:
+                return int(client.head(path, headers=TUS).headers["upload-offset"])
+
+            eventually(lambda: offset() == sent, seconds=20, what="what was sent")
+        headers = {**TUS, **octets, "Upload-Offset": str(sent)}
+        done = client.patch(path, headers=headers, content=body[sent:])
+        assert done.status_code == 204
+        assert done.headers["tidemill-batch"]
+        assert client.get(path).content == body
+
+
 def test_it_runs_under_a_plain_uvicorn_too(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -370,6 +395,7 @@ def test_it_runs_under_a_plain_uvicorn_too(tmp_path: Path) -> None:
         )
         assert made.status_code == 201
         assert made.headers["tidemill-batch"]
+        upload_with_a_cut(f"http://127.0.0.1:{port}")
     finally:
         process.terminate()
         process.wait(timeout=20)

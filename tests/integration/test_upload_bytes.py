@@ -12,7 +12,7 @@ import pytest
 from app.domain.errors import StorageFailed
 from app.domain.ids import new_id
 from app.domain.uploads import FsyncMode
-from app.infrastructure.storage import upload_bytes
+from app.infrastructure.storage import upload_bytes, write_pace
 from app.infrastructure.storage.paths import DataFolder
 from app.infrastructure.storage.upload_bytes import FileUploadBytes, FileUploadWriter
 
@@ -68,7 +68,7 @@ async def test_what_is_only_lent_is_in_the_file_before_it_changes(
     await writer.write(memoryview(buffer))
     buffer[:] = b"gone"
     await writer.close()
-    path = store._folder.root / "uploads" / upload_id
+    path = store._entries._folder.root / "uploads" / upload_id
     assert path.read_bytes()[before:] == b"ownlent"
 
 
@@ -83,7 +83,7 @@ async def test_bytes_behind_the_offset_are_cut_off_and_never_appended_to(
     assert store.size(upload_id) == 4
     await writer.write(b"abc")
     await writer.close()
-    assert (store._folder.root / "uploads" / upload_id).read_bytes() == b"0123abc"
+    assert (store._entries._folder.root / "uploads" / upload_id).read_bytes() == b"0123abc"
 
 
 async def test_an_offset_past_the_end_is_an_error_and_leaves_no_hole(
@@ -138,7 +138,7 @@ async def test_a_failed_write_leaves_the_true_offset(store: FileUploadBytes) -> 
     await writer.close()
     assert writer.written == store.size(upload_id) == 150_000
     assert (
-        store._folder.root / "uploads" / upload_id
+        store._entries._folder.root / "uploads" / upload_id
     ).read_bytes() == b"x" * 100_000 + b"y" * 50_000
 
 
@@ -147,7 +147,7 @@ async def test_slow_writes_go_to_a_thread_until_they_are_quick_again(
 ) -> None:
     writer = await store.open(new_id(), 0)
     await make_inline(writer)
-    monkeypatch.setattr(upload_bytes, "SLOW_SECONDS", -1.0)  # every write is slow now
+    monkeypatch.setattr(write_pace, "SLOW_SECONDS", -1.0)  # every write is slow now
     await writer.write(b"x" * upload_bytes.PIECE_BYTES)
     assert not writer.is_inline
     await writer.write(b"y")
@@ -169,7 +169,7 @@ async def test_write_back_starts_while_bytes_still_come(
     assert writer._written_back > 0
     assert await writer.sync() == len(data)
     await writer.close()
-    assert (store._folder.root / "uploads" / upload_id).read_bytes() == data
+    assert (store._entries._folder.root / "uploads" / upload_id).read_bytes() == data
 
 
 async def test_a_cancelled_writer_lets_go_only_when_its_thread_has(store: FileUploadBytes) -> None:

@@ -1,6 +1,7 @@
 """Completion once, batches of full sessions, and the row's news of a long PATCH."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -22,9 +23,11 @@ from app.domain.ids import new_id
 from app.domain.sessions import Session, SessionStatus, Then
 from app.domain.uploads import FsyncMode, Upload, UploadMetadata, UploadStatus
 from app.services.batching import make_batch
+from app.services.early_digest import SMALL_BYTES
 from app.services.upload_states import NewUpload
 from app.services.upload_writing import BodyInterrupted, Interruption, writing
 from tests.fakes.clock import FakeClock
+from tests.fakes.stored import body
 from tests.fakes.tus_server import DAY, JOB_POLICY, Parts, TusConfig, open_parts
 
 
@@ -162,6 +165,40 @@ async def test_a_full_session_supersedes_a_writer_and_its_bytes_go(
         await parts.uploads.get("me", slow.id)
     with pytest.raises(SessionClosed):
         await upload_of(parts, session, b"late")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "length", "is_known"),
+    [
+        ([b"hello"], 5, True),
+        ([b"hel", b"", b"lo"], 5, True),
+        ([b"x" * SMALL_BYTES], SMALL_BYTES, True),
+        ([b"x" * SMALL_BYTES, b"x"], SMALL_BYTES + 1, False),
+    ],
+)
+async def test_a_small_file_that_came_in_one_body_has_its_digest_at_once(
+    parts: Parts, pieces: list[bytes], length: int, *, is_known: bool
+) -> None:
+    upload = await upload_of(parts, None, b"", length)
+    async with writing(parts.uploads, upload) as held:
+        await held.store(body(*pieces))
+        completion = await held.complete()
+    row = await row_of(parts, completion.upload_id)
+    assert row is not None
+    whole = hashlib.sha256(b"".join(pieces)).hexdigest()
+    assert row.sha256 == (whole if is_known else None)
+
+
+async def test_a_file_that_came_in_two_bodies_has_no_digest_yet(parts: Parts) -> None:
+    upload = await upload_of(parts, None, b"", 5)
+    async with writing(parts.uploads, upload) as held:
+        await held.store(body(b"hel"))
+    async with writing(parts.uploads, upload) as held:
+        await held.store(body(b"lo"))
+        await held.complete()
+    row = await row_of(parts, upload.id)
+    assert row is not None
+    assert (row.status, row.sha256) == (UploadStatus.COMPLETED, None)
 
 
 async def test_a_batch_is_made_once(parts: Parts, clock: FakeClock) -> None:

@@ -1,9 +1,8 @@
 """What the row says of an upload's bytes is never more than what is there, and never what was before."""
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,11 +11,10 @@ import pytest
 from app.domain.errors import BodyTooLong, DatabaseBusy, StorageFailed, UploadGone
 from app.domain.tombstones import Reason
 from app.domain.uploads import FsyncMode, Upload
-from app.infrastructure.storage.upload_locks import FlockUploadLocks
 from app.services.burial import bury_upload
-from app.services.ports import WriterHold, WriterLocks
 from app.services.upload_writing import BodyInterrupted, Interruption, ReadBody, writing
 from tests.fakes.clock import FakeClock
+from tests.fakes.late_locks import LateLocks
 from tests.fakes.stored import body, file_of, row_of, upload_of
 from tests.fakes.tus_server import DAY, Parts, TusConfig, open_parts
 
@@ -35,29 +33,6 @@ async def parts(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Parts]:
 async def store(parts: Parts, upload: Upload, read: ReadBody) -> None:
     async with writing(parts.uploads, upload) as held:
         await held.store(read)
-
-
-@dataclass(frozen=True)
-class LateLocks(WriterLocks):
-    """Locks of a process that comes to each upload only after ``meanwhile`` has happened to it."""
-
-    real: FlockUploadLocks
-    meanwhile: Callable[[], Awaitable[None]]
-
-    def hold(self, upload_id: str, *, wait_seconds: float) -> WriterHold:
-        return self._late(upload_id, wait_seconds)  # type: ignore[return-value]
-
-    def hold_for_writing(self, upload_id: str, *, wait_seconds: float) -> WriterHold:
-        return self.hold(upload_id, wait_seconds=wait_seconds)
-
-    def is_held(self, upload_id: str) -> bool:
-        return self.real.is_held(upload_id)
-
-    @asynccontextmanager
-    async def _late(self, upload_id: str, wait_seconds: float) -> AsyncIterator[None]:
-        await self.meanwhile()
-        async with self.real.hold(upload_id, wait_seconds=wait_seconds):
-            yield
 
 
 # --- another process was quicker -----------------------------------------------------------------

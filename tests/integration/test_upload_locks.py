@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.domain.errors import StorageFailed, UploadLocked
+from app.domain.errors import StorageFailed, UploadLocked, UploadNotFound
 from app.domain.ids import new_id
 from app.infrastructure.storage.paths import DataFolder
 from app.infrastructure.storage.upload_locks import FlockHold, FlockUploadLocks
@@ -114,6 +114,74 @@ async def test_a_hold_that_does_not_wait_leaves_the_writer_in_peace(
     writer.cancel()
     with suppress(asyncio.CancelledError):
         await writer
+
+
+async def test_who_may_not_write_stops_nobody_and_makes_no_file(
+    folder: DataFolder, locks: FlockUploadLocks, others: FlockUploadLocks
+) -> None:
+    upload_id, held = new_id(), asyncio.Event()
+
+    async def refuse() -> None:
+        raise UploadNotFound
+
+    async def come(party: FlockUploadLocks) -> None:
+        with pytest.raises(UploadNotFound):
+            async with party.hold_for_writing(upload_id, wait_seconds=5, before_asking=refuse):
+                raise AssertionError
+
+    await come(locks)
+    assert uploads(folder) == []
+    hold = locks.hold_for_writing(upload_id, wait_seconds=1)
+    writer = asyncio.create_task(stall(hold, held))
+    await held.wait()
+    for party in (locks, others):
+        await come(party)
+    await asyncio.sleep(0.1)
+    assert not hold.is_asked_to_stop
+    writer.cancel()
+    with suppress(asyncio.CancelledError):
+        await writer
+
+
+async def test_who_finds_a_file_free_is_not_asked_before(
+    folder: DataFolder, locks: FlockUploadLocks
+) -> None:
+    there, missing, seen = new_id(), new_id(), list[str]()
+    (folder.root / "uploads" / there).write_bytes(b"x")
+
+    for upload_id in (there, missing):
+
+        async def look(upload_id: str = upload_id) -> None:
+            assert not locks.is_held(upload_id)
+            seen.append(upload_id)
+
+        async with locks.hold_for_writing(upload_id, wait_seconds=0, before_asking=look):
+            assert locks.is_held(upload_id)
+    assert seen == [missing]
+
+
+async def test_nobody_slips_past_those_that_wait(locks: FlockUploadLocks) -> None:
+    upload_id, order = new_id(), list[str]()
+
+    async def wait() -> None:
+        async with locks.hold_for_writing(upload_id, wait_seconds=5):
+            order.append("waited")
+
+    async def refuse() -> None:
+        order.append("asked")
+        raise UploadNotFound
+
+    async with locks.hold(upload_id, wait_seconds=0) as held:
+        waiting = asyncio.create_task(wait())
+        while not locks.is_awaited(upload_id):  # noqa: ASYNC110  a lock tells nobody
+            await asyncio.sleep(0)
+        held.keep_file()
+    # The lock is free, and who waits for it has not been woken yet.
+    with pytest.raises(UploadNotFound):
+        async with locks.hold_for_writing(upload_id, wait_seconds=5, before_asking=refuse):
+            raise AssertionError
+    await waiting
+    assert order == ["asked", "waited"]
 
 
 async def test_of_those_that_wait_the_newest_goes_first(locks: FlockUploadLocks) -> None:

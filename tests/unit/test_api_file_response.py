@@ -315,3 +315,32 @@ def test_whatever_is_asked_a_span_lies_inside_the_file(text: str, size: int) -> 
 def test_a_date_of_another_zone_is_no_condition() -> None:
     headers = Headers({"if-range": "Sat, 21 Nov 2026 13:00:00 +0100"})
     assert not may_use_range(headers, '"x"', MADE)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        ({"if_match": '"x"'}, 412),
+        ({"if_match": 'W/"{tag}"'}, 412),
+        ({"if_match": '"x", "{tag}"'}, 200),
+        ({"if_match": "*"}, 200),
+        ({"if_match": '"x"', "if_none_match": '"{tag}"'}, 412),
+        ({"if_match": '"{tag}"', "if_none_match": '"{tag}"'}, 304),
+        ({"if_match": '"x"', "range": "bytes=0-3"}, 412),
+        ({"if_match": '"{tag}"', "range": "bytes=0-3"}, 206),
+        ({"if_match": '"{tag}"', "if_unmodified_since": "Sat, 21 Nov 2026 11:59:59 GMT"}, 200),
+        ({"if_unmodified_since": "Sat, 21 Nov 2026 11:59:59 GMT"}, 412),
+        ({"if_unmodified_since": DATE}, 200),
+        ({"if_unmodified_since": "no date"}, 200),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_who_wants_that_file_and_no_other_is_told_412_when_it_is_another(
+    tmp_path: Path, method: str, asked: dict[str, str], status: int
+) -> None:
+    file = make_file(tmp_path, b"0123456789")
+    tag = (etag_of(file) or "").strip('"')
+    told = {name: value.replace("{tag}", tag) for name, value in asked.items()}
+    client = Client(method, None, **told)
+    await respond(file)(client.scope, client.receive, client.send)
+    assert client.status == (200 if (method, status) == ("HEAD", 206) else status)

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks import page
 from benchmarks.uploads import client, meter, report
 from benchmarks.uploads.rows import ROWS, Bench, Result, Sample, Sizes
 from benchmarks.uploads.servers import NODE, OURS, SINK, STOCK, Server
@@ -86,17 +88,38 @@ def test_small_and_slow_uploads_all_finish(ours: Server) -> None:
     assert seconds > 0.4  # it is the clients that are slow
 
 
-def test_a_row_measures_every_server_in_each_round_and_notices_other_bytes(
-    ours: Server, sink: Server, source: Path
+def test_a_row_measures_every_server_in_each_round_and_compares_bytes_in_each(
+    ours: Server, sink: Server, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    compared: list[str] = []
+    compare = Bench._compare
+
+    def seen(bench: Bench, file: Path, length: int, server: Server) -> None:
+        compared.append(server.name)
+        compare(bench, file, length, server)
+
+    monkeypatch.setattr(Bench, "_compare", seen)
     bench = Bench(SIZES, source)
     result = bench.run(ROWS[0], [ours, sink])
+    # And in the round before, which is not counted.
+    assert sorted(compared) == sorted([OURS, SINK] * 3)
     assert {name: len(samples) for name, samples in result.samples.items()} == {OURS: 2, SINK: 2}
     assert all(sample.rate > 0 for samples in result.samples.values() for sample in samples)
     (ours.store / "strange").write_bytes(bytes(MIB))
     with pytest.raises(SystemExit, match="other bytes"):
         bench._compare(ours.store / "strange", MIB, ours)
     (ours.store / "strange").unlink()
+
+
+def test_slow_clients_are_counted_and_their_bytes_are_compared(ours: Server, source: Path) -> None:
+    def measure(bench: Bench, server: Server) -> Sample:
+        return bench._slowly(server, bench._head(MIB // 4), at_once=5, bytes_per_second=MIB)
+
+    row = replace(next(row for row in ROWS if row.key == "many-slow"), measure=measure)
+    result = Bench(SIZES, source).run(row, [ours])
+    assert [(each.begun, each.finished) for each in result.samples[OURS]] == [(5, 5)] * 2
+    assert all(0.2 < each.seconds < result.seconds for each in result.samples[OURS])
+    assert "10 of 10 finished" in "\n".join(report.lines_of(result, SIZES))
 
 
 def test_processor_time_and_memory_are_those_of_the_whole_tree() -> None:
@@ -119,7 +142,7 @@ def measured() -> list[Result]:
     found = []
     for row in ROWS:
         samples = {
-            name: [Sample(rate * n, 1.0 / rate, 7.0 * rate) for n in (1, 2, 3)]
+            name: [Sample(rate * n, 1.0 / rate, 7.0 * rate, 5, 5, 6.0) for n in (1, 2, 3)]
             for name, rate in ((OURS, 4.0), (NODE, 2.0), (STOCK, 1.0), (SINK, 5.0))
             if name in row.peers
         }
@@ -129,7 +152,7 @@ def measured() -> list[Result]:
 
 def test_ratios_are_of_the_same_round() -> None:
     result = measured()[0]
-    assert report.ratio(result, NODE, report.rate) == report.Ratio(2.0, 2.0, 2.0)
+    assert report.ratio(result, NODE, report.rate) == page.Ratio(2.0, 2.0, 2.0)
     assert str(report.ratio(result, SINK, report.cpu)) == "1.25 (1.25 to 1.25)"
     assert report.ratio(measured()[2], SINK, report.rate) is None
 
@@ -137,15 +160,16 @@ def test_ratios_are_of_the_same_round() -> None:
 def test_the_page_keeps_what_is_written_by_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page, plot = tmp_path / "performance.md", tmp_path / "uploads.svg"
-    monkeypatch.setattr(report, "PAGE", page)
+    written, plot = tmp_path / "performance.md", tmp_path / "uploads.svg"
+    monkeypatch.setattr(page, "PAGE", written)
     monkeypatch.setattr(report, "PLOT", plot)
     report.write(measured(), SIZES)
-    page.write_text(page.read_text() + "\nBy hand.\n\n## Downloads\n")
+    written.write_text(written.read_text() + "\nBy hand.\n\n## Downloads\n")
     report.write(measured(), SIZES)
-    text = page.read_text()
+    text = written.read_text()
     assert text.count(report.BEGIN) == text.count("| 2 MiB in one PATCH | 8 MiB/s |") == 1
     assert text.endswith("\nBy hand.\n\n## Downloads\n")
     assert "2.00 (2.00 to 2.00)" in text
+    assert "| 28 MiB | - | - | 3 | 6.0 s | 15 of 15 finished |" in text
     assert plot.read_text().startswith("<?xml")
     assert all(line for result in measured() for line in report.lines_of(result, SIZES))

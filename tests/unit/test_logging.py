@@ -1,8 +1,12 @@
 """The log: one stream on stderr, ours and the libraries', for people or machines."""
 
+import io
 import json
 import logging
+import sys
+import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 import structlog
@@ -110,3 +114,54 @@ def test_the_console_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "upload.completed" in written
     assert "size_bytes=3" in written
     assert "\x1b[" not in written
+
+
+def test_our_lines_and_those_of_libraries_have_the_same_members(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure_logging("json", "info", with_pid=True)
+    structlog.get_logger("app").info("a.told")
+    logging.getLogger("lib").info("told")
+    ours, theirs = lines(capsys)
+    members = {"event", "level", "logger", "pid", "timestamp"}
+    # The test runner formats the record too, which leaves its text behind.
+    assert set(ours) == set(theirs) - {"message"} == members
+
+
+def test_facts_of_any_kind_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json", "info")
+    structlog.get_logger("app").info(
+        "a.told", at=datetime(2026, 1, 2, tzinfo=UTC), name="a\udcff\n"
+    )
+    (line,) = lines(capsys)
+    assert str(line["at"]).startswith("datetime.datetime(2026, 1, 2")
+    assert line["name"] == "a\udcff\n"
+
+
+def test_a_log_that_nobody_takes_any_more_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(io.StringIO):
+        def write(self, text: str, /) -> int:
+            raise BrokenPipeError
+
+    configure_logging("json", "info")
+    closed = io.StringIO()
+    closed.close()
+    for stream in (Broken(), closed):
+        monkeypatch.setattr(sys, "stderr", stream)
+        structlog.get_logger("app").info("a.told")
+
+
+def test_lines_of_several_threads_do_not_mix(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json", "info")
+
+    def tell(number: int) -> None:
+        for _ in range(200):
+            structlog.get_logger(f"app.{number}").info("a.told", text="x" * 300)
+            logging.getLogger(f"lib.{number}").info("told")
+
+    threads = [threading.Thread(target=tell, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(lines(capsys)) == 4 * 400

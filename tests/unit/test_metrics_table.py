@@ -73,6 +73,17 @@ def test_clients_cannot_make_series() -> None:
     assert found['tidemill_http_requests_total{method="other",status="200"}'] == 2
 
 
+def test_what_was_counted_before_is_counted_on_whatever_the_order_of_labels() -> None:
+    metrics = PrometheusMetrics()
+    for _ in range(3):
+        metrics.count("http_requests_total", method="GET", status="200")
+        metrics.count("http_requests_total", status="200", method="GET")
+        metrics.count("http_requests_total", method="BREW", status="200")
+    found = series(metrics)
+    assert found['tidemill_http_requests_total{method="GET",status="200"}'] == 6
+    assert found['tidemill_http_requests_total{method="other",status="200"}'] == 3
+
+
 def test_two_instances_do_not_share_anything() -> None:
     first, second = PrometheusMetrics(), PrometheusMetrics()
     first.count("upload_created_total")

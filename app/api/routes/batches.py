@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from app.api.dependencies import Batches, Owner
 from app.api.idempotency import Idempotent, mark_replayed, replayable
-from app.api.json_route import JsonRoute
+from app.api.json_route import json_router
 from app.api.pagination import PageDep, encode_cursor
 from app.api.schemas.base import EXAMPLE_BATCH, BatchId, below
 from app.api.schemas.batches import BatchList, BatchOut, ChangedBatch, NewBatch, batch_out
@@ -30,7 +30,7 @@ from app.domain.errors import (
     UploadsUnfinished,
 )
 
-router = APIRouter(route_class=JsonRoute, tags=["batches"])
+router = json_router("batches")
 
 
 _LOCATION = f"/api/v1/batches/{EXAMPLE_BATCH}"

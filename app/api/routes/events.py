@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import Depends, Header, Request, Response
 
 from app.api.dependencies import ContainerDep, Owner
 from app.api.event_stream import MEDIA_TYPE, EventStream, Followed, Snapshot
-from app.api.json_route import JsonRoute
+from app.api.json_route import json_router
 from app.api.schemas.base import EXAMPLE_BATCH, EXAMPLE_JOB, BatchId, JobId
 from app.api.schemas.batches import batch_out
 from app.api.schemas.jobs import job_out
@@ -19,7 +19,7 @@ from app.services.batches import BatchView
 from app.services.container import Container
 from app.services.job_watch import Subject, batch_version
 
-router = APIRouter(route_class=JsonRoute)
+router = json_router()
 
 _KNOWN: Responses = {
     204: {
@@ -80,7 +80,7 @@ class _Follower:
         return EventStream(followed, self.container.watch, self.container.drain)
 
 
-def _get_follower(
+async def _get_follower(
     request: Request,
     owner: Owner,
     container: ContainerDep,

@@ -6,14 +6,19 @@ from fastapi import APIRouter, Request, Response
 
 from app.api.access import may_see_details
 from app.api.dependencies import Access, ContainerDep
+from app.api.direct_route import DirectRoute
+from app.api.json_route import operation_id
 from app.api.schemas.health import LiveOut, PartOut, ReadyOut
 from app.api.schemas.problems import ACCESS_ERRORS, problems
 from app.domain.errors import HostNotAllowed, InternalError, NotReady, OriginNotAllowed
 from app.services.readiness import PartState, overall
 
-router = APIRouter(tags=["running it"])
+router = APIRouter(
+    route_class=DirectRoute, tags=["running it"], generate_unique_id_function=operation_id
+)
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_ALIVE = LiveOut(status="ok").model_dump_json()
 _OPEN = (HostNotAllowed, OriginNotAllowed, InternalError)
 
 
@@ -25,12 +30,13 @@ class Exposition(Protocol):
 
 @router.get(
     "/livez",
+    response_model=LiveOut,
     summary="Is the process alive?",
     responses=problems(*_OPEN, everywhere=False),
 )
-async def livez() -> LiveOut:
+async def livez() -> Response:
     """200 as long as the process answers at all. Restart it when it does not."""
-    return LiveOut(status="ok")
+    return Response(_ALIVE, media_type="application/json")
 
 
 @router.get(

@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 
 from app.api.dependencies import Jobs, Outputs, Owner
 from app.api.idempotency import Idempotent, mark_replayed, replayable
-from app.api.json_route import JsonRoute
+from app.api.json_route import json_router
 from app.api.pagination import PageDep, encode_cursor
 from app.api.routes.outputs import send_output
 from app.api.schemas.base import EXAMPLE_JOB, JobId, below
@@ -48,6 +48,7 @@ from app.domain.errors import (
     OutputGone,
     OutputNotFound,
     OutputNotReady,
+    PreconditionFailed,
     QueueFull,
     RangeNotSatisfiable,
     RequestTooLarge,
@@ -62,12 +63,12 @@ from app.domain.jobs import JobStatus
 from app.services.job_views import JobView
 from app.services.ports import JobFilter
 
-router = APIRouter(route_class=JsonRoute, tags=["jobs"])
+router = json_router("jobs")
 
 ASK_AGAIN_SECONDS = 1
 
 
-def _get_filter(
+async def _get_filter(
     batch_id: Annotated[
         str | None, Query(pattern="^[0-9a-f]{32}$", description="Jobs of this batch only.")
     ] = None,
@@ -218,7 +219,8 @@ async def delete_job(
     responses={
         **DOWNLOAD,
         **problems(
-            *(JobNotFound, JobGone, OutputNotReady, OutputGone, RangeNotSatisfiable, StorageFailed)
+            *(JobNotFound, JobGone, OutputNotReady, OutputGone, StorageFailed),
+            *(PreconditionFailed, RangeNotSatisfiable),
         ),
     },
 )

@@ -1,9 +1,9 @@
 """/api/upload and its other name /api/v1/logs: a Moodle log comes, a job is made of it."""
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from app.api.dependencies import Logs, Owner
-from app.api.json_route import JsonRoute
+from app.api.json_route import json_router
 from app.api.log_form import receive_log
 from app.api.schemas.base import below
 from app.api.schemas.logs import LOG_FORM, LOOKS, LogAccepted, accepted
@@ -22,8 +22,8 @@ from app.domain.errors import (
     UploadTooLarge,
 )
 
-router = APIRouter(route_class=JsonRoute, tags=["logs"])
-short_router = APIRouter(route_class=JsonRoute, tags=["logs"])
+router = json_router("logs")
+short_router = json_router("logs", prefix="/api")
 
 _RESPONSES = {
     **accepted(),
@@ -36,7 +36,7 @@ _RESPONSES = {
 
 
 @short_router.post(
-    "/api/upload",
+    "/upload",
     status_code=202,
     summary="Turn a Moodle log into an event log",
     responses=_RESPONSES,

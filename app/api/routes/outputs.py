@@ -1,11 +1,11 @@
 """/api/v1/outputs: the bytes that jobs produced."""
 
 import structlog
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from app.api.dependencies import Outputs, Owner
 from app.api.file_response import FileResponse, OnSent, Sent, StoredFile
-from app.api.json_route import JsonRoute
+from app.api.json_route import json_router
 from app.api.schemas.base import OutputId
 from app.api.schemas.downloads import DOWNLOAD, DOWNLOAD_HEAD
 from app.api.schemas.outputs import OutputChange, OutputOut, output_out
@@ -18,6 +18,7 @@ from app.domain.errors import (
     OutputGone,
     OutputNotFound,
     OutputNotReady,
+    PreconditionFailed,
     RangeNotSatisfiable,
     RequestTooLarge,
     StorageFailed,
@@ -28,7 +29,7 @@ from app.services.outputs import OutputService
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(route_class=JsonRoute, tags=["outputs"])
+router = json_router("outputs")
 
 _ABSENT = (OutputNotFound, OutputGone, OutputNotReady, StorageFailed)
 
@@ -37,10 +38,10 @@ _ABSENT = (OutputNotFound, OutputGone, OutputNotReady, StorageFailed)
     "/outputs/{output_id}",
     response_class=Response,
     summary="Download an output",
-    responses={**DOWNLOAD, **problems(*_ABSENT, RangeNotSatisfiable)},
+    responses={**DOWNLOAD, **problems(*_ABSENT, PreconditionFailed, RangeNotSatisfiable)},
 )
 async def get_output(output_id: OutputId, owner: Owner, outputs: Outputs) -> Response:
-    """The bytes, as an attachment. Range, If-Range, If-None-Match and If-Modified-Since work.
+    """The bytes, as an attachment. Range, If-Range and the other conditions of RFC 9110 work.
 
     One of a `one_time` job is `delivered` once downloads that came to their end, whole or in parts,
     have brought every byte of it to its owner's system; it goes after a grace. `DELETE` is the
@@ -53,7 +54,7 @@ async def get_output(output_id: OutputId, owner: Owner, outputs: Outputs) -> Res
     "/outputs/{output_id}",
     response_class=Response,
     summary="Ask what a download would be",
-    responses={**DOWNLOAD_HEAD, **problems(*_ABSENT)},
+    responses={**DOWNLOAD_HEAD, **problems(*_ABSENT, PreconditionFailed)},
 )
 async def head_output(output_id: OutputId, owner: Owner, outputs: Outputs) -> Response:
     """The headers of GET: length, name, ETag and digest."""

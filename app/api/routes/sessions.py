@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Request, Response
+from fastapi import Body, Request, Response
 
 from app.api.dependencies import Forms, Owner, Sessions, Uploads
 from app.api.idempotency import Idempotent, mark_replayed, replayable
-from app.api.json_route import JsonRoute
+from app.api.json_route import json_router
 from app.api.multipart import FormRoute
 from app.api.schemas.base import EXAMPLE_SESSION, SessionId, UploadId, absolute_below, below
 from app.api.schemas.downloads import made
@@ -44,8 +44,8 @@ from app.domain.errors import (
 from app.services.form_uploads import Filled
 from app.services.sessions import SessionView
 
-router = APIRouter(route_class=JsonRoute, tags=["uploads and sessions"])
-form_router = APIRouter(route_class=FormRoute)
+router = json_router("uploads and sessions")
+form_router = json_router(route_class=FormRoute)
 
 _LOCATION = f"/api/v1/upload/{EXAMPLE_SESSION}"
 _EXAMPLES = {
@@ -77,10 +77,6 @@ async def open_session_with_files(
     async with receive_form(request, forms, None) as form:
         filled = await forms.open_session(owner, form.wishes, form.arrival)
     return _tell(request, response, filled)
-
-
-# Before the route for JSON, which takes whatever is no form.
-router.include_router(form_router)
 
 
 @router.post(

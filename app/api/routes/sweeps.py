@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from app.api.dependencies import ContainerDep
-from app.api.json_route import JsonRoute
+from app.api.json_route import json_router
 from app.api.pagination import PageDep, encode_cursor
 from app.api.schemas.problems import problems
 from app.api.schemas.storage import StorageOut, storage_out
@@ -19,7 +19,7 @@ from app.domain.errors import (
 from app.domain.sweeps import SweepName, Trigger
 from app.services.sweep_reports import list_reports
 
-router = APIRouter(route_class=JsonRoute, tags=["sweeps and storage"])
+router = json_router("sweeps and storage")
 
 
 @router.get("/sweeps", summary="List reports", responses=problems())

@@ -12,8 +12,9 @@ def _header(description: str, example: str) -> dict[str, Any]:
 
 
 _VALIDATORS = {
-    "ETag": _header("Strong; the SHA-256 of the bytes.", f'"{EXAMPLE_SHA256}"'),
+    "ETag": _header("Strong; of an output the SHA-256 of its bytes.", f'"{EXAMPLE_SHA256}"'),
     "Last-Modified": _header("When the file was made.", "Sat, 21 Nov 2026 22:59:11 GMT"),
+    "Cache-Control": _header("Ask again each time: it may be gone.", "private, no-cache"),
 }
 _HEADERS = {
     **_VALIDATORS,
@@ -22,7 +23,7 @@ _HEADERS = {
         "The name to save it under.", 'attachment; filename="clip-trim.mp4"'
     ),
     "Repr-Digest": _header(
-        "SHA-256 of the whole file (RFC 9530).",
+        "SHA-256 of the whole file (RFC 9530), once it is known.",
         "sha-256=:n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=:",
     ),
 }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from app.domain.errors import AppError, UploadGone, UploadLocked, UploadNotFound
+from app.domain.errors import AppError, InternalError, UploadGone, UploadLocked, UploadNotFound
 from app.domain.uploads import Upload, UploadKind
 from app.services.completion import Completion
 from app.services.upload_states import NewUpload
@@ -66,3 +66,15 @@ class Exchange:
 
 current: ContextVar[Exchange] = ContextVar("tus_exchange")
 """Set around the router only. Its storage is told an id and nothing else."""
+
+
+def exchange_of(upload_id: str | None) -> Exchange:
+    """Return the exchange under way. Raises InternalError around one, which is to say when something
+    but our app asks the router, and for another upload than its own (None: whichever it is).
+    """
+    exchange = current.get(None)
+    if exchange is None:
+        raise InternalError("The tus router was reached around its checks.")
+    if upload_id is not None and exchange.upload_id != upload_id:
+        raise InternalError("The router asked for another upload than its request's.")
+    return exchange

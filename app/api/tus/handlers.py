@@ -40,6 +40,7 @@ from app.services.upload_writing import (
     BodyInterrupted,
     Interruption,
     writing,
+    writing_checked,
 )
 from app.services.uploads import UploadService
 
@@ -209,23 +210,16 @@ class TusHandlers:
 
     async def patch(self, request: TusRequest, upload_id: str) -> Response:
         """Store a body behind what is there; the response that finishes an upload says so."""
-        headers, uploads = request.headers, request.uploads
-        upload = await uploads.find_for_tus(request.owner, upload_id)
-        refuse_final(upload)
-        refuse_not_built(headers)
-        require_offset_type(headers)
-        offset = required_number(headers, "Upload-Offset")
-        declared = whole_number(headers, "Upload-Length")
-        size = body_size(headers)
-        checksum = body_checksum(headers)
-        exchange = Exchange(uploads, request.owner, upload_id)
-        async with writing(uploads, upload) as held:
-            held.require_offset(offset)
-            if checksum is not None and size == 0:
-                require_right(checksum.begin(), offset)
-            await held.prepare(declared, size)
-            if size != 0 or not held.is_whole or _is_untold_part(held.upload):
-                await held.store(request.body.read, checksum)
+        uploads, owner = request.uploads, request.owner
+        wish = PatchWish(request.headers)
+        exchange = Exchange(uploads, owner, upload_id)
+        async with writing_checked(uploads, owner, upload_id, wish.check) as held:
+            held.require_offset(wish.offset)
+            if wish.checksum is not None and wish.size == 0:
+                require_right(wish.checksum.begin(), wish.offset)
+            await held.prepare(wish.declared, wish.size)
+            if wish.size != 0 or not held.is_whole or _is_untold_part(held.upload):
+                await held.store(request.body.read, wish.checksum)
             exchange.held = held
             await self._router.note_patch(exchange)
         answer = {"Upload-Offset": str(exchange.offset), "Cache-Control": "no-store"}
@@ -272,6 +266,28 @@ class TusHandlers:
             size_bytes=upload.length,
         )
         return FileResponse(file, missing=StorageFailed("The upload's file is not there."))
+
+
+class PatchWish:
+    """What the headers of a PATCH say; known once ``check`` has found nothing against them."""
+
+    def __init__(self, headers: Headers) -> None:
+        self._headers = headers
+        self.offset = 0
+        self.declared: int | None = None
+        self.size: int | None = None
+        self.checksum: Checksum | None = None
+
+    def check(self, upload: Upload) -> None:
+        """Raise what speaks against such a PATCH to ``upload``; a repeat is harmless."""
+        headers = self._headers
+        refuse_final(upload)
+        refuse_not_built(headers)
+        require_offset_type(headers)
+        self.offset = required_number(headers, "Upload-Offset")
+        self.declared = whole_number(headers, "Upload-Length")
+        self.size = body_size(headers)
+        self.checksum = body_checksum(headers)
 
 
 def _is_untold_part(upload: Upload) -> bool:

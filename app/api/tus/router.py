@@ -1,16 +1,19 @@
-"""tuspyserver's router, unforked and unpatched, run on requests that our app has checked."""
+"""tuspyserver's router, unforked and unpatched, asked about requests that our app has checked.
 
-from collections.abc import Awaitable, Callable, Mapping
+Its endpoints are called as FastAPI would call them once it has resolved their parameters. For a
+request of our own making there is nothing to resolve, and that would cost more than all the rest.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
-from fastapi import APIRouter, Depends, HTTPException, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
-from starlette.types import Message
+from fastapi import HTTPException, Request, Response
+from fastapi.routing import APIRoute, APIRouter
 from tuspyserver import create_tus_router
 
-from app.api.tus.exchange import Exchange, current
+from app.api.tus.exchange import Exchange, current, exchange_of
 from app.api.tus.headers import OFFSET_TYPE, VERSION
 from app.api.tus.storage import RowStorage
 from app.domain.errors import InternalError
@@ -18,15 +21,32 @@ from app.domain.errors import InternalError
 log = structlog.get_logger(__name__)
 
 PREFIX = "/files"
-_KEY = "tidemill.exchange"
+ONE = f"{PREFIX}/{{uuid}}"
 
 CompleteHook = Callable[[str, dict[str, Any]], Awaitable[None]]
 PreCreateHook = Callable[[dict[str, Any], dict[str, Any]], None]
 FileHook = Callable[[dict[str, Any]], dict[str, str]]
+Endpoint = Callable[..., Awaitable[Response]]
+
+KNOWN = {
+    ("POST", f"{PREFIX}/"): (
+        "request response upload_metadata upload_length upload_defer_length upload_concat "
+        "tus_resumable _ on_complete pre_create file_dep"
+    ),
+    ("PATCH", ONE): (
+        "request response uuid content_length upload_offset upload_length content_type "
+        "tus_resumable _ __ on_complete file_dep"
+    ),
+    ("DELETE", ONE): "uuid response tus_resumable _ file_dep",
+}
+"""The parameters of the endpoints that are called here, as 4.4.3 has them."""
 
 
 class TusRouter:
-    """One router for all requests; what a request is about comes with its exchange."""
+    """One router for all requests; what a request is about comes with its exchange.
+
+    Raises ``RuntimeError`` when its endpoints are not those that are known here.
+    """
 
     def __init__(self, max_upload_bytes: int) -> None:
         # Its annotations (4.4.3) know neither async dependencies nor hooks that return something,
@@ -36,97 +56,103 @@ class TusRouter:
             "upload_complete_dep": _upload_complete_dep,
             "file_dep": _file_dep,
         }
-        inner = create_tus_router(
+        self.router: APIRouter = create_tus_router(
             prefix="files", max_size=max_upload_bytes, storage=RowStorage(), **hooks
         )
-        router = APIRouter()
-        # Nothing reaches these routes but through our checks, whatever is mounted beside them.
-        router.include_router(inner, dependencies=[Depends(_require_our_app)])
-        # An application would bring this; without one, errors come out as they were raised.
-        self._router = AsyncExitStackMiddleware(router)
+        self._create = endpoint_of(self.router, "POST", f"{PREFIX}/")
+        self._patch = endpoint_of(self.router, "PATCH", ONE)
+        self._delete = endpoint_of(self.router, "DELETE", ONE)
 
     async def create(self, exchange: Exchange, length: int | None) -> None:
         """Have the row made, and a zero-byte upload completed."""
-        size = {"Upload-Defer-Length": "1"} if length is None else {"Upload-Length": str(length)}
-        await self._run(exchange, "POST", f"{PREFIX}/", size, expected=201)
+        await self._ask(
+            exchange,
+            self._create,
+            expected=201,
+            request=_creation(),
+            upload_metadata=None,
+            upload_length=length,
+            upload_defer_length=1 if length is None else None,
+            upload_concat=None,
+            on_complete=_upload_complete,
+            pre_create=_pre_create,
+        )
 
     async def note_patch(self, exchange: Exchange) -> None:
-        """Do the bookkeeping of a stored body, and the completion if the upload is whole now."""
-        offset = {"Upload-Offset": str(exchange.offset), "Content-Type": OFFSET_TYPE}
-        path = f"{PREFIX}/{exchange.upload_id}"
-        await self._run(exchange, "PATCH", path, offset, expected=204)
+        """Have an upload completed that is whole now.
+
+        Of any other the router has nothing to do: its bytes are stored, and their offset is the
+        length of the file. Nor is it given the empty body to store, so what would read that
+        (``_``) has found all in order.
+        """
+        row = exchange.row
+        if row is None or exchange.offset != row.length:
+            return
+        await self._ask(
+            exchange,
+            self._patch,
+            expected=204,
+            request=None,
+            uuid=exchange.upload_id,
+            content_length=0,
+            upload_offset=exchange.offset,
+            upload_length=None,
+            content_type=OFFSET_TYPE,
+            __=None,
+            on_complete=_upload_complete,
+        )
 
     async def terminate(self, exchange: Exchange) -> None:
         """Have the upload removed."""
-        path = f"{PREFIX}/{exchange.upload_id}"
-        await self._run(exchange, "DELETE", path, {}, expected=204)
+        await self._ask(exchange, self._delete, expected=204, uuid=exchange.upload_id)
 
-    async def _run(
-        self,
-        exchange: Exchange,
-        method: str,
-        path: str,
-        headers: Mapping[str, str],
-        *,
-        expected: int,
+    async def _ask(
+        self, exchange: Exchange, endpoint: Endpoint, *, expected: int, **arguments: Any
     ) -> None:
         token = current.set(exchange)
+        response = Response()
         try:
-            status = await self._ask(_scope(exchange, method, path, headers))
-        except (HTTPException, RequestValidationError) as error:
-            log.exception("tus.router_refused", method=method)
+            answer = await endpoint(
+                response=response, tus_resumable=VERSION, _=None, file_dep=_file, **arguments
+            )
+        except HTTPException as error:
+            log.exception("tus.router_refused", endpoint=endpoint.__name__)
             raise InternalError from error
         finally:
             current.reset(token)
-        if status != expected:
-            log.error("tus.router_surprised", method=method, status=status, expected=expected)
+        if answer.status_code != expected:
+            log.error("tus.router_surprised", status=answer.status_code, expected=expected)
             raise InternalError
 
-    async def _ask(self, scope: dict[str, Any]) -> int:
-        status = 0
 
-        async def receive() -> Message:
-            return {"type": "http.request", "body": b"", "more_body": False}
+def endpoint_of(router: APIRouter, method: str, path: str) -> Endpoint:
+    """Return the function behind a route. Raises RuntimeError unless it is as we know it."""
+    for route in router.routes:
+        if isinstance(route, APIRoute) and route.path == path and method in (route.methods or ()):
+            found, known = list(inspect.signature(route.endpoint).parameters), KNOWN[method, path]
+            if found != known.split():
+                msg = f"tuspyserver's {method} {path} takes {found}, but is known to take {known}."
+                raise RuntimeError(msg)
+            endpoint: Endpoint = route.endpoint
+            return endpoint
+    msg = f"tuspyserver has no {method} {path}."
+    raise RuntimeError(msg)
 
-        async def send(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
 
-        await self._router(scope, receive, send)
-        return status
-
-
-def _scope(
-    exchange: Exchange, method: str, path: str, headers: Mapping[str, str]
-) -> dict[str, Any]:
+def _creation() -> Request:
     """Return a request of our own making: nothing of what a client sent gets any further."""
-    everything = {"Tus-Resumable": VERSION, "Content-Length": "0", **headers}
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode("ascii"),
-        "root_path": "",
-        "query_string": b"",
-        "headers": [
-            (name.lower().encode("ascii"), value.encode("ascii"))
-            for name, value in everything.items()
-        ],
-        "client": None,
-        "server": ("localhost", 80),
-        "state": {},
-        _KEY: exchange,
-    }
-
-
-async def _require_our_app(request: Request) -> None:
-    exchange = request.scope.get(_KEY)
-    if exchange is None or exchange is not current.get(None):
-        raise InternalError("The tus router was reached around its checks.")
+    return Request(
+        {
+            "type": "http",
+            "method": "POST",
+            "scheme": "http",
+            "path": f"{PREFIX}/",
+            "root_path": "",
+            "query_string": b"",
+            "headers": [],
+            "server": ("localhost", 80),
+        }
+    )
 
 
 async def _pre_create_dep() -> PreCreateHook:
@@ -134,7 +160,7 @@ async def _pre_create_dep() -> PreCreateHook:
 
 
 def _pre_create(_metadata: dict[str, Any], info: dict[str, Any]) -> None:
-    new = current.get().new
+    new = exchange_of(None).new
     if new is None or info["size"] != new.length:
         raise InternalError("The router understood another length than we checked.")
 
@@ -144,7 +170,7 @@ async def _upload_complete_dep() -> CompleteHook:
 
 
 async def _upload_complete(_location: str, _metadata: dict[str, Any]) -> None:
-    await current.get().complete()
+    await exchange_of(None).complete()
 
 
 async def _file_dep() -> FileHook:
@@ -152,4 +178,4 @@ async def _file_dep() -> FileHook:
 
 
 def _file(_metadata: dict[str, Any]) -> dict[str, str]:
-    return {"uid": current.get().upload_id}
+    return {"uid": exchange_of(None).upload_id}

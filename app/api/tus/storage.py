@@ -1,18 +1,18 @@
 """tuspyserver's storage over our rows: it creates, describes and deletes, and moves no byte."""
 
 from contextlib import nullcontext
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import HTTPException
 from tuspyserver.storage import TusStorage
 
-from app.api.tus.exchange import Exchange, current
+from app.api.tus.exchange import exchange_of
 from app.domain.errors import InternalError
 from app.services.upload_states import NewUpload
 
-_ALWAYS_AHEAD = timedelta(days=2)
+_NEVER = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
+"""Expiry is ours: the router knows whole days only and would answer 410 by itself."""
 
 
 class RowStorage(TusStorage):
@@ -23,17 +23,17 @@ class RowStorage(TusStorage):
     """
 
     async def create(self, uid: str) -> None:
-        exchange = _exchange(uid)
+        exchange = exchange_of(uid)
         new = exchange.new
         if not isinstance(new, NewUpload):
             raise InternalError("The router created an upload that nobody asked for.")
         exchange.upload = await exchange.uploads.create(uid, new)
 
     async def exists(self, uid: str) -> bool:
-        return _exchange(uid).row is not None
+        return exchange_of(uid).row is not None
 
     async def size(self, uid: str) -> int:
-        return _exchange(uid).offset
+        return exchange_of(uid).offset
 
     async def append(self, uid: str, chunk: bytes) -> None:
         # The one kind of error that the router (4.4.3) does not turn into a success.
@@ -51,12 +51,12 @@ class RowStorage(TusStorage):
         raise InternalError(msg)
 
     async def delete(self, uid: str) -> None:
-        exchange = _exchange(uid)
+        exchange = exchange_of(uid)
         await exchange.uploads.remove_held(exchange.owner, uid)
         exchange.upload = None
 
     async def read_info(self, uid: str) -> dict[str, Any] | None:
-        exchange = _exchange(uid)
+        exchange = exchange_of(uid)
         row = exchange.row
         if row is None:
             return None
@@ -66,8 +66,7 @@ class RowStorage(TusStorage):
             "offset": exchange.offset,
             "created_at": row.created_at.isoformat(),
             "defer_length": row.length is None,
-            # Expiry is ours: the router knows whole days only and would answer 410 by itself.
-            "expires": format_datetime(datetime.now(UTC) + _ALWAYS_AHEAD, usegmt=True),
+            "expires": _NEVER,
         }
 
     async def write_info(self, uid: str, data: dict[str, Any]) -> None:
@@ -82,10 +81,3 @@ class RowStorage(TusStorage):
     def lock(self, uid: str) -> Any:
         """Nothing to take: the app holds the upload across all of it."""
         return nullcontext(uid)
-
-
-def _exchange(uid: str) -> Exchange:
-    exchange = current.get()
-    if exchange.upload_id != uid:
-        raise InternalError("The router asked for another upload than its request's.")
-    return exchange

@@ -7,11 +7,13 @@ cannot write.
 """
 
 import sqlite3
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import URL
 
+from app.infrastructure.database.link import Link
 from app.infrastructure.database.urls import is_sqlite
 
 WRITER_LOCK = 0x7469_6465
@@ -21,6 +23,23 @@ _JOURNAL_SIZE_LIMIT = 16 * 1024 * 1024
 """Bytes to which a write-ahead log that has grown is cut back at a checkpoint."""
 
 _INCREMENTAL = 2
+
+
+def open_links(
+    url: URL, *, writer: bool, busy_seconds: float, durable: bool = True
+) -> Callable[[], Link]:
+    """Return what opens a link of its own each time it is called (see ``open_engine``)."""
+    engine = open_engine(url, writer=writer, busy_seconds=busy_seconds, durable=durable)
+    begin = _begin(url, writer=writer)
+    return lambda: Link(engine.connect(), begin)
+
+
+def _begin(url: URL, *, writer: bool) -> str | None:
+    """Return what opens a transaction; Postgres's driver sends its own BEGIN before it."""
+    if is_sqlite(url):
+        # IMMEDIATE takes the write lock now: a transaction that read first could not get it later.
+        return "BEGIN IMMEDIATE" if writer else "BEGIN"
+    return f"SELECT pg_advisory_xact_lock({WRITER_LOCK})" if writer else None
 
 
 def open_engine(url: URL, *, writer: bool, busy_seconds: float, durable: bool = True) -> Engine:
@@ -45,12 +64,8 @@ def _sqlite_engine(url: URL, *, writer: bool, busy_seconds: float, durable: bool
             _prepare_file(connection)
         _configure(connection, writer=writer, durable=durable)
 
-    def begun(connection: Connection) -> None:
-        # IMMEDIATE takes the write lock now: a transaction that read first could not get it later.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
-
     event.listen(engine, "connect", connected)
-    event.listen(engine, "begin", begun)
+    _listen_to_begin(engine, _begin(url, writer=writer))
     return engine
 
 
@@ -100,10 +115,17 @@ def _postgres_engine(url: URL, *, writer: bool, busy_seconds: float) -> Engine:
         connection.execute(f"SET idle_in_transaction_session_timeout = {10 * milliseconds}")
         connection.autocommit = was
 
-    def begun(connection: Connection) -> None:
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
-
     event.listen(engine, "connect", connected)
-    if writer:
-        event.listen(engine, "begin", begun)
+    _listen_to_begin(engine, _begin(url, writer=writer))
     return engine
+
+
+def _listen_to_begin(engine: Engine, begin: str | None) -> None:
+    """Have transactions of SQLAlchemy's begin as those of links do."""
+    if begin is None:
+        return
+
+    def begun(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    event.listen(engine, "begin", begun)

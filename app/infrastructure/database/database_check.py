@@ -9,6 +9,7 @@ from sqlalchemy import Connection, func, select
 from app.domain.sweeps import PendingCleanup, SweepName
 from app.infrastructure.database.connections import open_engine
 from app.infrastructure.database.faults import VENDOR_ERRORS, translate
+from app.infrastructure.database.link import Link
 from app.infrastructure.database.migrate import current_revision, head_revision, knows_revision
 from app.infrastructure.database.tables import instance, jobs, sessions, sweep_reports, uploads
 from app.infrastructure.database.transaction import SqlTransaction
@@ -95,7 +96,7 @@ def _damage(connection: Connection) -> tuple[str, ...]:
 
 
 def _rows(connection: Connection) -> RowFacts:
-    tx = SqlTransaction(connection)
+    tx = SqlTransaction(Link(connection))
     newest = [connection.execute(select(func.max(each))).scalar_one() for each in _NEWEST]
     return RowFacts(
         instance_id=connection.execute(select(instance.c.id)).scalar_one_or_none(),

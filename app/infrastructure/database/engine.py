@@ -4,11 +4,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import structlog
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 from sqlalchemy.engine import URL
 
-from app.infrastructure.database.connections import open_engine
+from app.infrastructure.database.connections import open_links
 from app.infrastructure.database.lane import Lane
+from app.infrastructure.database.link import Link
+from app.infrastructure.database.near_looks import NearLooks
+from app.infrastructure.database.statements import Statement
 from app.infrastructure.database.tables import instance
 from app.infrastructure.database.transaction import SqlTransaction
 from app.infrastructure.database.urls import is_sqlite, parse_url
@@ -24,7 +27,7 @@ _WAIT_FACTOR = 3
 _PAGES_PER_STEP = 2000
 """Of 4 KiB: freed in less than a tenth of a second, for which everybody else who writes waits."""
 
-_CHECK = select(func.count()).select_from(instance)
+_CHECK = Statement(select(func.count()).select_from(instance))
 
 _log = structlog.get_logger()
 
@@ -47,17 +50,22 @@ class SqlDatabase(Database):
         wait_seconds = busy_seconds * _WAIT_FACTOR
         self._writer = Lane(
             "writer",
-            open_engine(url, writer=True, busy_seconds=busy_seconds, durable=durable),
+            open_links(url, writer=True, busy_seconds=busy_seconds, durable=durable),
             width=1,
             wait_seconds=wait_seconds,
             clock=clock,
         )
         self._readers = Lane(
             "reader",
-            open_engine(url, writer=False, busy_seconds=busy_seconds),
+            open_links(url, writer=False, busy_seconds=busy_seconds),
             width=readers,
             wait_seconds=wait_seconds,
             clock=clock,
+        )
+        self._looks = (
+            NearLooks(self._readers, open_links(url, writer=False, busy_seconds=0), clock)
+            if self._is_sqlite
+            else None
         )
 
     @classmethod
@@ -85,13 +93,18 @@ class SqlDatabase(Database):
         return cls(parsed, clock=clock, readers=readers, busy_seconds=busy_seconds, durable=durable)
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
-        return await self._writer.run(lambda connection: work(SqlTransaction(connection)))
+        return await self._writer.run(lambda link: work(SqlTransaction(link)))
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
-        return await self._readers.run(lambda connection: work(SqlTransaction(connection)))
+        return await self._readers.run(lambda link: work(SqlTransaction(link)))
+
+    async def look(self, work: Callable[[Transaction], T]) -> T:
+        if self._looks is None:
+            return await self.read(work)
+        return await self._looks.run(lambda link: work(SqlTransaction(link)))
 
     async def check(self) -> None:
-        await self._readers.run(lambda connection: connection.execute(_CHECK).scalar_one())
+        await self._readers.run(lambda link: link.value(_CHECK))
 
     async def checkpoint(self) -> None:
         """Give free pages back to the file system and empty the write-ahead log (SQLite only).
@@ -112,26 +125,21 @@ class SqlDatabase(Database):
         Readers first: the last connection to a SQLite file empties and removes its log.
         """
         await self._readers.close()
+        if self._looks is not None:
+            self._looks.close()
         await self._writer.close()
 
 
-def _count_free_pages(connection: Connection) -> int:
-    driver = connection.connection.driver_connection
-    return int(driver.execute("PRAGMA freelist_count").fetchone()[0]) if driver else 0
+def _count_free_pages(link: Link) -> int:
+    return int(link.driver.execute("PRAGMA freelist_count").fetchone()[0])
 
 
-def _free_some_pages(connection: Connection) -> None:
-    # Through the driver: this may not run inside the transaction that SQLAlchemy would begin.
-    driver = connection.connection.driver_connection
-    if driver is not None:
-        # Frees one page per step, and Python's execute() takes one step: only a script goes on.
-        driver.executescript(f"PRAGMA incremental_vacuum({_PAGES_PER_STEP})")
+def _free_some_pages(link: Link) -> None:
+    # Frees one page per step, and Python's execute() takes one step: only a script goes on.
+    link.driver.executescript(f"PRAGMA incremental_vacuum({_PAGES_PER_STEP})")
 
 
-def _empty_log(connection: Connection) -> None:
-    driver = connection.connection.driver_connection
-    if driver is None:
-        return
-    busy, pages, _done = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+def _empty_log(link: Link) -> None:
+    busy, pages, _done = link.driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if busy:
         _log.info("checkpoint.postponed", pages=pages)

@@ -5,7 +5,6 @@ from dataclasses import asdict
 from datetime import datetime
 
 from sqlalchemy import (
-    Connection,
     Table,
     and_,
     bindparam,
@@ -19,7 +18,8 @@ from sqlalchemy import (
 
 from app.domain.idempotency import IdempotencyRecord
 from app.domain.tombstones import ThingKind
-from app.infrastructure.database.statements import changed, insert_missing
+from app.infrastructure.database.link import Repository
+from app.infrastructure.database.statements import Statement, insert_missing
 from app.infrastructure.database.tables import (
     batches,
     idempotency_keys,
@@ -39,10 +39,12 @@ _HOMES: Mapping[ThingKind, Table] = {
     ThingKind.JOB: jobs,
     ThingKind.OUTPUT: outputs,
 }
-_FIND = select(idempotency_keys).where(
-    _ROW.owner == bindparam("owner_"),
-    _ROW.scope == bindparam("scope_"),
-    _ROW.key == bindparam("key_"),
+_FIND = Statement(
+    select(idempotency_keys).where(
+        _ROW.owner == bindparam("owner_"),
+        _ROW.scope == bindparam("scope_"),
+        _ROW.key == bindparam("key_"),
+    )
 )
 _IS_ALIVE = or_(
     *(
@@ -52,26 +54,24 @@ _IS_ALIVE = or_(
 )
 _IS_OLD = and_(_ROW.created_at < bindparam("before_"), ~_IS_ALIVE)
 _OLD = select(*_KEY).where(_IS_OLD).order_by(_ROW.created_at).limit(bindparam("limit_"))
-_DELETE_OLD = delete(idempotency_keys).where(tuple_(*_KEY).in_(_OLD))
-_COUNT_OLD = select(func.count()).select_from(idempotency_keys).where(_IS_OLD)
+_DELETE_OLD = Statement(delete(idempotency_keys).where(tuple_(*_KEY).in_(_OLD)))
+_COUNT_OLD = Statement(select(func.count()).select_from(idempotency_keys).where(_IS_OLD))
+_INSERT_MISSING = insert_missing(idempotency_keys)
 
 
-class SqlIdempotency(IdempotencyRows):
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+class SqlIdempotency(Repository, IdempotencyRows):
+    __slots__ = ()
 
     def find(self, owner: str, scope: str, key: str) -> IdempotencyRecord | None:
         values = {"owner_": owner, "scope_": scope, "key_": key}
-        row = self._connection.execute(_FIND, values).mappings().first()
+        row = self._link.first(_FIND, values)
         return None if row is None else IdempotencyRecord(**row)
 
     def put(self, record: IdempotencyRecord) -> bool:
-        return insert_missing(self._connection, idempotency_keys, asdict(record))
+        return self._link.change(_INSERT_MISSING, asdict(record)) > 0
 
     def delete_old(self, before: datetime, limit: int) -> int:
-        return changed(self._connection, _DELETE_OLD, {"before_": before, "limit_": limit})
+        return self._link.change(_DELETE_OLD, {"before_": before, "limit_": limit})
 
     def count_old(self, before: datetime) -> int:
-        return int(self._connection.execute(_COUNT_OLD, {"before_": before}).scalar_one())
+        return int(self._link.value(_COUNT_OLD, {"before_": before}))

@@ -1,13 +1,14 @@
 """Rows of jobs and of their inputs. Every write counts the row's version up."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from itertools import combinations
 from typing import Any
 
 from sqlalchemy import (
-    Connection,
-    RowMapping,
+    BindParameter,
+    ColumnElement,
     Select,
     and_,
     bindparam,
@@ -21,10 +22,12 @@ from sqlalchemy import (
 )
 
 from app.domain.jobs import ACTIVE, Fence, Job, JobError, JobInput, JobStatus
+from app.infrastructure.database.link import Repository
 from app.infrastructure.database.statements import (
+    Row,
+    Statement,
     Values,
-    change_one,
-    changed,
+    in_lists,
     newest_first,
     page_values,
 )
@@ -34,9 +37,7 @@ from app.services.ports import Beat, Cursor, JobFilter, JobRows
 _ROW = jobs.c
 _INPUT = job_inputs.c
 _ACTIVE = sorted(ACTIVE)
-_AT_ONCE = 500
-"""Ids per IN list: old builds of SQLite take no more than 999 parameters."""
-
+_IDS: BindParameter[Any] = bindparam("ids_", expanding=True)
 _BY_ID = _ROW.id == bindparam("id_")
 _NEXT_VERSION = {"version": _ROW.version + 1}
 _IS_QUEUED = and_(_BY_ID, _ROW.attempt == bindparam("attempt_"), _ROW.status == JobStatus.QUEUED)
@@ -47,50 +48,50 @@ _IS_HELD = and_(
     _ROW.status == JobStatus.PROCESSING,
 )
 
-_INSERT = insert(jobs)
-_INSERT_INPUTS = insert(job_inputs)
-_FIND = select(jobs).where(_BY_ID)
-_INPUTS = (
-    select(job_inputs)
-    .where(_INPUT.job_id.in_(bindparam("ids_", expanding=True)))
-    .order_by(_INPUT.job_id, _INPUT.position)
+_INSERT = Statement(insert(jobs))
+_INSERT_INPUTS = Statement(insert(job_inputs))
+_FIND = Statement(select(jobs).where(_BY_ID))
+_INPUTS = Statement(
+    select(job_inputs).where(_INPUT.job_id.in_(_IDS)).order_by(_INPUT.job_id, _INPUT.position)
 )
-_BY_BATCH = (
+_BY_BATCH = Statement(
     select(jobs).where(_ROW.batch_id == bindparam("batch_id_")).order_by(_ROW.created_at, _ROW.id)
 )
-_COUNT_QUEUED = select(func.count()).select_from(jobs).where(_ROW.status == JobStatus.QUEUED)
-_CLAIMABLE = (
+_COUNT_QUEUED = Statement(
+    select(func.count()).select_from(jobs).where(_ROW.status == JobStatus.QUEUED)
+)
+_CLAIMABLE = Statement(
     select(jobs)
     .where(_ROW.status == JobStatus.QUEUED)
     .order_by(_ROW.priority.desc(), _ROW.created_at, _ROW.id)
     .limit(bindparam("limit_"))
 )
-_UPDATE = (
+_UPDATE = Statement(
     update(jobs)
     .where(_BY_ID, _ROW.status == bindparam("expected_"), _ROW.attempt == bindparam("attempt_"))
     .values(_NEXT_VERSION)
 )
-_UPDATE_FENCED = update(jobs).where(_IS_HELD).values(_NEXT_VERSION)
-_CLAIM = (
+_UPDATE_FENCED = Statement(update(jobs).where(_IS_HELD).values(_NEXT_VERSION))
+_CLAIM = Statement(
     update(jobs)
     .where(_IS_QUEUED)
     .values(_NEXT_VERSION | {"status": JobStatus.PROCESSING, "progress": 0.0, "stage": None})
 )
-_CANCEL_REQUESTED = select(_ROW.cancel_requested).where(_BY_ID)
-_REQUEST_CANCEL = (
+_CANCEL_REQUESTED = Statement(select(_ROW.cancel_requested).where(_BY_ID))
+_REQUEST_CANCEL = Statement(
     update(jobs)
     .where(_BY_ID, _ROW.status.in_(_ACTIVE), _ROW.cancel_requested.is_(False))
     .values(_NEXT_VERSION | {"cancel_requested": True})
 )
-_MARK_DISPATCHED = update(jobs).where(_IS_QUEUED).values(_NEXT_VERSION)
-_DELETE = delete(jobs).where(_BY_ID)
-_PROCESSING = (
+_MARK_DISPATCHED = Statement(update(jobs).where(_IS_QUEUED).values(_NEXT_VERSION))
+_DELETE = Statement(delete(jobs).where(_BY_ID))
+_PROCESSING = Statement(
     select(jobs)
     .where(_ROW.status == JobStatus.PROCESSING)
     .order_by(_ROW.created_at, _ROW.id)
     .limit(bindparam("limit_"))
 )
-_UNDISPATCHED = (
+_UNDISPATCHED = Statement(
     select(jobs)
     .where(
         _ROW.status == JobStatus.QUEUED,
@@ -99,7 +100,7 @@ _UNDISPATCHED = (
     .order_by(_ROW.created_at, _ROW.id)
     .limit(bindparam("limit_"))
 )
-_EXPIRED = (
+_EXPIRED = Statement(
     select(jobs)
     .where(
         or_(
@@ -114,26 +115,48 @@ _EXPIRED = (
     .order_by(_ROW.created_at, _ROW.id)
     .limit(bindparam("limit_"))
 )
-_VERSIONS = select(_ROW.id, _ROW.version).where(_ROW.id.in_(bindparam("ids_", expanding=True)))
-_TOTALS = select(_ROW.status, func.count()).group_by(_ROW.status)
+_VERSIONS = Statement(select(_ROW.id, _ROW.version).where(_ROW.id.in_(_IDS)))
+_TOTALS = Statement(select(_ROW.status, func.count().label("count")).group_by(_ROW.status))
 
 
-class SqlJobs(JobRows):
+def _reading(column: ColumnElement[str]) -> Select[Any]:
+    return select(jobs).where(exists().where(_INPUT.job_id == _ROW.id, column.in_(_IDS)))
+
+
+_READING = Statement(_reading(_INPUT.upload_id))
+_ACTIVE_READING_UPLOADS = Statement(_reading(_INPUT.upload_id).where(_ROW.status.in_(_ACTIVE)))
+_ACTIVE_READING_OUTPUTS = Statement(_reading(_INPUT.output_id).where(_ROW.status.in_(_ACTIVE)))
+
+
+def _pages() -> Iterator[tuple[frozenset[str], tuple[Statement, Statement]]]:
+    filters = {
+        "batch_id_": _ROW.batch_id == bindparam("batch_id_"),
+        "status_": _ROW.status == bindparam("status_"),
+        "operation_": _ROW.operation == bindparam("operation_"),
+    }
+    owned = select(jobs).where(_ROW.owner == bindparam("owner_"))
+    for count in range(len(filters) + 1):
+        for names in combinations(filters, count):
+            query = owned.where(*(filters[name] for name in names))
+            yield frozenset(names), newest_first(jobs, query)
+
+
+_PAGES = dict(_pages())
+"""By the names of what is asked for."""
+
+
+class SqlJobs(Repository, JobRows):
     """The inputs of a job are written once, with the job. ``request_cancel`` of a job that has
     ended and ``mark_dispatched`` of one that is not queued (any more) do nothing.
     """
 
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    __slots__ = ()
 
     def insert(self, job: Job) -> None:
-        self._connection.execute(_INSERT, _values(job) | {"id": job.id, "version": job.version})
+        self._link.change(_INSERT, _values(job) | {"id": job.id, "version": job.version})
         if job.inputs:
-            self._connection.execute(
-                _INSERT_INPUTS, [_input_values(job.id, *each) for each in enumerate(job.inputs)]
-            )
+            rows = [_input_values(job.id, *each) for each in enumerate(job.inputs)]
+            self._link.insert_all(_INSERT_INPUTS, rows)
 
     def find(self, job_id: str) -> Job | None:
         found = self._list(_FIND, {"id_": job_id})
@@ -142,15 +165,15 @@ class SqlJobs(JobRows):
     def list_page(
         self, owner: str, where: JobFilter, cursor: Cursor | None, limit: int
     ) -> list[Job]:
-        query = select(jobs).where(_ROW.owner == owner)
-        if where.batch_id is not None:
-            query = query.where(_ROW.batch_id == where.batch_id)
-        if where.status is not None:
-            query = query.where(_ROW.status == where.status)
-        if where.operation is not None:
-            query = query.where(_ROW.operation == where.operation)
-        first, following = newest_first(jobs, query)
-        return self._list(first if cursor is None else following, page_values(cursor, limit))
+        wished = {
+            "batch_id_": where.batch_id,
+            "status_": where.status,
+            "operation_": where.operation,
+        }
+        given = {name: value for name, value in wished.items() if value is not None}
+        first, following = _PAGES[frozenset(given)]
+        values = page_values(cursor, limit) | given | {"owner_": owner}
+        return self._list(first if cursor is None else following, values)
 
     def list_by_batch(self, batch_id: str) -> list[Job]:
         return self._list(_BY_BATCH, {"batch_id_": batch_id})
@@ -158,16 +181,11 @@ class SqlJobs(JobRows):
     def list_active_reading(
         self, *, upload_ids: Sequence[str] = (), output_ids: Sequence[str] = ()
     ) -> list[Job]:
-        found: dict[str, Job] = {}
-        for column, ids in ((_INPUT.upload_id, upload_ids), (_INPUT.output_id, output_ids)):
-            for some in _parts(ids):
-                reads = exists().where(_INPUT.job_id == _ROW.id, column.in_(some))
-                query = select(jobs).where(reads, _ROW.status.in_(_ACTIVE))
-                found |= {job.id: job for job in self._list(query, {})}
-        return sorted(found.values(), key=lambda job: (job.created_at, job.id))
+        found = self._by_inputs(_ACTIVE_READING_UPLOADS, upload_ids)
+        return _in_order(found | self._by_inputs(_ACTIVE_READING_OUTPUTS, output_ids))
 
     def count_queued(self) -> int:
-        return int(self._connection.execute(_COUNT_QUEUED).scalar_one())
+        return int(self._link.value(_COUNT_QUEUED))
 
     def list_claimable(self, limit: int) -> list[Job]:
         return self._list(_CLAIMABLE, {"limit_": limit})
@@ -181,33 +199,33 @@ class SqlJobs(JobRows):
             "heartbeat_at": now,
             "deadline_at": deadline_at,
         }
-        return self.find(fence.job_id) if changed(self._connection, _CLAIM, values) else None
+        return self.find(fence.job_id) if self._link.change(_CLAIM, values) else None
 
     def beat(
         self, fence: Fence, *, now: datetime, progress: float, stage: str | None
     ) -> Beat | None:
         values = _held(fence) | {"heartbeat_at": now, "progress": progress, "stage": stage}
-        if not changed(self._connection, _UPDATE_FENCED, values):
+        if not self._link.change(_UPDATE_FENCED, values):
             return None
-        found = self._connection.execute(_CANCEL_REQUESTED, {"id_": fence.job_id})
-        return Beat(cancel_requested=bool(found.scalar_one()))
+        found = self._link.value(_CANCEL_REQUESTED, {"id_": fence.job_id})
+        return Beat(cancel_requested=bool(found))
 
     def update_fenced(self, job: Job, fence: Fence) -> bool:
-        return changed(self._connection, _UPDATE_FENCED, _values(job) | _held(fence)) > 0
+        return self._link.change(_UPDATE_FENCED, _values(job) | _held(fence)) > 0
 
     def update(self, job: Job, *, expected: JobStatus, attempt: int) -> None:
         values = _values(job) | {"id_": job.id, "expected_": expected, "attempt_": attempt}
-        change_one(self._connection, _UPDATE, values, "job")
+        self._link.change_one(_UPDATE, values, "job")
 
     def request_cancel(self, job_id: str) -> None:
-        self._connection.execute(_REQUEST_CANCEL, {"id_": job_id})
+        self._link.change(_REQUEST_CANCEL, {"id_": job_id})
 
     def mark_dispatched(self, job_id: str, attempt: int, now: datetime) -> None:
         values = {"id_": job_id, "attempt_": attempt, "dispatched_at": now}
-        self._connection.execute(_MARK_DISPATCHED, values)
+        self._link.change(_MARK_DISPATCHED, values)
 
     def delete(self, job_id: str) -> bool:
-        return changed(self._connection, _DELETE, {"id_": job_id}) > 0
+        return self._link.change(_DELETE, {"id_": job_id}) > 0
 
     def list_processing(self, limit: int) -> list[Job]:
         return self._list(_PROCESSING, {"limit_": limit})
@@ -221,43 +239,42 @@ class SqlJobs(JobRows):
 
     def list_versions(self, job_ids: Sequence[str]) -> dict[str, int]:
         found: dict[str, int] = {}
-        for some in _parts(job_ids):
-            rows = self._connection.execute(_VERSIONS, {"ids_": some})
-            found |= {row.id: row.version for row in rows}
+        for some in in_lists(job_ids):
+            rows = self._link.rows(_VERSIONS, {"ids_": some})
+            found |= {row["id"]: row["version"] for row in rows}
         return found
 
     def list_reading(self, upload_ids: Sequence[str]) -> list[Job]:
-        found: dict[str, Job] = {}
-        for some in _parts(upload_ids):
-            reads = exists().where(_INPUT.job_id == _ROW.id, _INPUT.upload_id.in_(some))
-            found |= {job.id: job for job in self._list(select(jobs).where(reads), {})}
-        return sorted(found.values(), key=lambda job: (job.created_at, job.id))
+        return _in_order(self._by_inputs(_READING, upload_ids))
 
     def totals(self) -> dict[JobStatus, int]:
-        return {status: count for status, count in self._connection.execute(_TOTALS)}  # noqa: C416
+        return {row["status"]: row["count"] for row in self._link.rows(_TOTALS)}
 
-    def _list(self, query: Select[Any], values: Values) -> list[Job]:
-        rows = self._connection.execute(query, values).mappings().all()
+    def _by_inputs(self, query: Statement, ids: Sequence[str]) -> dict[str, Job]:
+        return {job.id: job for some in in_lists(ids) for job in self._list(query, {"ids_": some})}
+
+    def _list(self, query: Statement, values: Values) -> list[Job]:
+        rows = self._link.rows(query, values)
         inputs = self._inputs([row["id"] for row in rows])
         return [_job(row, tuple(inputs[row["id"]])) for row in rows]
 
     def _inputs(self, job_ids: Sequence[str]) -> dict[str, list[JobInput]]:
         found: dict[str, list[JobInput]] = {job_id: [] for job_id in job_ids}
-        for some in _parts(job_ids):
-            for row in self._connection.execute(_INPUTS, {"ids_": some}):
-                found[row.job_id].append(
+        for some in in_lists(job_ids):
+            for row in self._link.rows(_INPUTS, {"ids_": some}):
+                found[row["job_id"]].append(
                     JobInput(
-                        role=row.role,
-                        upload_id=row.upload_id,
-                        output_id=row.output_id,
-                        order=row.sort_order,
+                        role=row["role"],
+                        upload_id=row["upload_id"],
+                        output_id=row["output_id"],
+                        order=row["sort_order"],
                     )
                 )
         return found
 
 
-def _parts(ids: Sequence[str]) -> Iterable[list[str]]:
-    return (list(ids[start : start + _AT_ONCE]) for start in range(0, len(ids), _AT_ONCE))
+def _in_order(found: Mapping[str, Job]) -> list[Job]:
+    return sorted(found.values(), key=lambda job: (job.created_at, job.id))
 
 
 def _held(fence: Fence) -> dict[str, Any]:
@@ -306,11 +323,11 @@ def _input_values(job_id: str, position: int, each: JobInput) -> dict[str, Any]:
     }
 
 
-def _job(row: RowMapping, inputs: tuple[JobInput, ...]) -> Job:
+def _job(row: Row, inputs: tuple[JobInput, ...]) -> Job:
     error = row["error"]
     converted = {
         "inputs": inputs,
         "warnings": tuple(row["warnings"]),
         "error": None if error is None else JobError(**error),
     }
-    return Job(**(dict(row) | converted))
+    return Job(**(row | converted))

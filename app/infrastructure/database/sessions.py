@@ -4,26 +4,27 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, delete, exists, insert, select, update
+from sqlalchemy import bindparam, delete, exists, insert, select, update
 
 from app.domain.sessions import Session, SessionStatus, Then
-from app.infrastructure.database.statements import change_one, changed
+from app.infrastructure.database.link import Repository
+from app.infrastructure.database.statements import Row, Statement
 from app.infrastructure.database.tables import sessions, uploads
 from app.services.ports import SessionRows
 
 _ROW = sessions.c
 _BY_ID = _ROW.id == bindparam("id_")
 
-_INSERT = insert(sessions)
-_FIND = select(sessions).where(_BY_ID)
-_UPDATE = update(sessions).where(_BY_ID, _ROW.status == bindparam("expected_"))
+_INSERT = Statement(insert(sessions))
+_FIND = Statement(select(sessions).where(_BY_ID))
+_UPDATE = Statement(update(sessions).where(_BY_ID, _ROW.status == bindparam("expected_")))
 _AT = bindparam("at_", type_=_ROW.active_at.type)
-_TOUCH = update(sessions).where(_BY_ID, _ROW.active_at < _AT).values(active_at=_AT)
-_DELETE = delete(sessions).where(_BY_ID)
+_TOUCH = Statement(update(sessions).where(_BY_ID, _ROW.active_at < _AT).values(active_at=_AT))
+_DELETE = Statement(delete(sessions).where(_BY_ID))
 _HAS_ACTIVE_UPLOAD = exists().where(
     uploads.c.session_id == _ROW.id, uploads.c.active_at >= bindparam("before_")
 )
-_IDLE = (
+_IDLE = Statement(
     select(sessions)
     .where(
         _ROW.status == SessionStatus.OPEN,
@@ -35,39 +36,36 @@ _IDLE = (
 )
 
 
-class SqlSessions(SessionRows):
+class SqlSessions(Repository, SessionRows):
     """``touch`` only moves forward, and does nothing for a row that is gone."""
 
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    __slots__ = ()
 
     def insert(self, session: Session) -> None:
-        self._connection.execute(_INSERT, _values(session))
+        self._link.change(_INSERT, _values(session) | {"id": session.id})
 
     def find(self, session_id: str) -> Session | None:
-        row = self._connection.execute(_FIND, {"id_": session_id}).mappings().first()
+        row = self._link.first(_FIND, {"id_": session_id})
         return None if row is None else _session(row)
 
     def update(self, session: Session, *, expected: SessionStatus) -> None:
         values = _values(session) | {"id_": session.id, "expected_": expected}
-        change_one(self._connection, _UPDATE, values, "session")
+        self._link.change_one(_UPDATE, values, "session")
 
     def touch(self, session_id: str, active_at: datetime) -> None:
-        self._connection.execute(_TOUCH, {"id_": session_id, "at_": active_at})
+        self._link.change(_TOUCH, {"id_": session_id, "at_": active_at})
 
     def delete(self, session_id: str) -> bool:
-        return changed(self._connection, _DELETE, {"id_": session_id}) > 0
+        return self._link.change(_DELETE, {"id_": session_id}) > 0
 
     def list_idle(self, before: datetime, limit: int) -> list[Session]:
-        found = self._connection.execute(_IDLE, {"before_": before, "limit_": limit})
-        return [_session(row) for row in found.mappings()]
+        found = self._link.rows(_IDLE, {"before_": before, "limit_": limit})
+        return [_session(row) for row in found]
 
 
 def _values(session: Session) -> dict[str, Any]:
+    """Return the columns that change; an id that is written is looked for in all that refers to it."""
     return {
-        "id": session.id,
         "owner": session.owner,
         "status": session.status,
         "expected_files": session.expected_files,
@@ -80,6 +78,6 @@ def _values(session: Session) -> dict[str, Any]:
     }
 
 
-def _session(row: RowMapping) -> Session:
+def _session(row: Row) -> Session:
     then = row["then"]
-    return Session(**(dict(row) | {"then": None if then is None else Then(**then)}))
+    return Session(**(row | {"then": None if then is None else Then(**then)}))

@@ -1,6 +1,4 @@
-"""One open transaction: the repositories on its connection."""
-
-from sqlalchemy import Connection
+"""One open transaction: the repositories on its link."""
 
 from app.infrastructure.database.batches import SqlBatches
 from app.infrastructure.database.cleanup import SqlCleanup
@@ -8,6 +6,7 @@ from app.infrastructure.database.deliveries import SqlDeliveries
 from app.infrastructure.database.idempotency import SqlIdempotency
 from app.infrastructure.database.jobs import SqlJobs
 from app.infrastructure.database.leases import SqlLeases
+from app.infrastructure.database.link import Link
 from app.infrastructure.database.outputs import SqlOutputs
 from app.infrastructure.database.rates import SqlRates
 from app.infrastructure.database.sessions import SqlSessions
@@ -17,33 +16,57 @@ from app.infrastructure.database.uploads import SqlUploads
 
 
 class SqlTransaction:
-    """Implements ``ports.Transaction``."""
+    """Implements ``ports.Transaction``. A repository is made when it is asked for: most need two."""
 
-    __slots__ = (
-        "batches",
-        "cleanup",
-        "deliveries",
-        "idempotency",
-        "jobs",
-        "leases",
-        "outputs",
-        "rates",
-        "sessions",
-        "sweep_reports",
-        "tombstones",
-        "uploads",
-    )
+    __slots__ = ("_link",)
 
-    def __init__(self, connection: Connection) -> None:
-        self.uploads = SqlUploads(connection)
-        self.sessions = SqlSessions(connection)
-        self.batches = SqlBatches(connection)
-        self.jobs = SqlJobs(connection)
-        self.outputs = SqlOutputs(connection)
-        self.tombstones = SqlTombstones(connection)
-        self.leases = SqlLeases(connection)
-        self.sweep_reports = SqlSweepReports(connection)
-        self.cleanup = SqlCleanup(connection)
-        self.deliveries = SqlDeliveries(connection)
-        self.idempotency = SqlIdempotency(connection)
-        self.rates = SqlRates(connection)
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    @property
+    def uploads(self) -> SqlUploads:
+        return SqlUploads(self._link)
+
+    @property
+    def sessions(self) -> SqlSessions:
+        return SqlSessions(self._link)
+
+    @property
+    def batches(self) -> SqlBatches:
+        return SqlBatches(self._link)
+
+    @property
+    def jobs(self) -> SqlJobs:
+        return SqlJobs(self._link)
+
+    @property
+    def outputs(self) -> SqlOutputs:
+        return SqlOutputs(self._link)
+
+    @property
+    def tombstones(self) -> SqlTombstones:
+        return SqlTombstones(self._link)
+
+    @property
+    def leases(self) -> SqlLeases:
+        return SqlLeases(self._link)
+
+    @property
+    def sweep_reports(self) -> SqlSweepReports:
+        return SqlSweepReports(self._link)
+
+    @property
+    def cleanup(self) -> SqlCleanup:
+        return SqlCleanup(self._link)
+
+    @property
+    def deliveries(self) -> SqlDeliveries:
+        return SqlDeliveries(self._link)
+
+    @property
+    def idempotency(self) -> SqlIdempotency:
+        return SqlIdempotency(self._link)
+
+    @property
+    def rates(self) -> SqlRates:
+        return SqlRates(self._link)

@@ -16,11 +16,12 @@ import structlog
 
 from app.domain.errors import AppError, StorageFailed
 from app.domain.ids import is_id
-from app.domain.layout import UPLOADS, upload_path
+from app.domain.layout import UPLOADS
 from app.domain.uploads import FsyncMode
 from app.infrastructure.storage.local import translated_errors
 from app.infrastructure.storage.paths import DataFolder
 from app.infrastructure.storage.synced_folder import SyncedFolder
+from app.infrastructure.storage.write_pace import WritePace
 from app.services.cancellation import uninterrupted
 
 log = structlog.get_logger(__name__)
@@ -31,9 +32,6 @@ PIECE_BYTES = 256 * 1024
 """Small chunks are collected up to this much: a write per network packet would double the cost."""
 LINGER_SECONDS = 0.01
 """What was collected goes to the file at the latest after this, so that the offset stays truthful."""
-SLOW_SECONDS = 0.02
-QUICK_WRITES = 2
-"""So many quick writes in a row, and an upload's writes are inline (again)."""
 WRITE_BACK_BYTES = 64 * 1024 * 1024
 WRITER_THREADS = 4
 
@@ -47,11 +45,11 @@ class FileUploadBytes:
     """Opens the data files (see ``ports.UploadBytes``). ``close`` ends its threads."""
 
     def __init__(self, folder: DataFolder, *, fsync: FsyncMode) -> None:
-        self._folder = folder
         self._fsync = fsync
         self._boot_id = _read_boot_id()
-        self._entries = SyncedFolder(folder.root / UPLOADS)
+        self._entries = SyncedFolder(folder, UPLOADS)
         self._pool = ThreadPoolExecutor(WRITER_THREADS, thread_name_prefix="upload-writer")
+        self._pace = WritePace()
 
     @property
     def boot_id(self) -> str:
@@ -62,23 +60,22 @@ class FileUploadBytes:
         return self._fsync
 
     def size(self, upload_id: str) -> int:
+        name = _name(upload_id)
         with translated_errors("looking at an upload"):
-            found = self._folder.look(_path(upload_id))
-        if found is None:
-            return 0
+            try:
+                folder = self._entries.descriptor()
+                found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            except FileNotFoundError:
+                return 0
         _refuse_strange(found)
         return found.st_size
 
     async def open(self, upload_id: str, offset: int) -> "FileUploadWriter":
-        path = _path(upload_id)
-        with (
-            translated_errors("opening an upload"),
-            self._folder.open_parent(path) as (folder, name),
-        ):
-            if self._fsync is not FsyncMode.OFF:
-                self._entries.prepare()
-            fd = os.open(name, _WRITE, 0o600, dir_fd=folder)
+        name = _name(upload_id)
+        with translated_errors("opening an upload"):
+            fd = os.open(name, _WRITE, 0o600, dir_fd=self._entries.descriptor())
         writer = FileUploadWriter(fd, offset, self._pool, self._entries)
+        writer.keep_pace(self._pace, upload_id)
         writer.starts_write_back = self._fsync is not FsyncMode.OFF
         try:
             await writer.begin()
@@ -93,10 +90,10 @@ class FileUploadBytes:
         self._entries.close()
 
 
-def _path(upload_id: str) -> str:
+def _name(upload_id: str) -> str:
     if not is_id(upload_id):
         raise StorageFailed("A data file is named by an upload's id.")
-    return upload_path(upload_id)
+    return upload_id
 
 
 def _refuse_strange(found: os.stat_result) -> None:
@@ -107,8 +104,8 @@ def _refuse_strange(found: os.stat_result) -> None:
 class FileUploadWriter:
     """One request's bytes on their way to the file (see ``ports.UploadWriter``).
 
-    Starts in a writer thread and goes inline once the disk has shown that it is quick; a write that
-    takes longer sends it back to the thread, so that one stalling file delays nobody else.
+    Writes in a thread until the disk has shown that it is quick, then inline; a write that takes
+    longer sends it back to the thread, so that one stalling file delays nobody else.
     """
 
     starts_write_back = True
@@ -125,7 +122,8 @@ class FileUploadWriter:
         self._pending_bytes = 0
         self._linger: asyncio.TimerHandle | None = None
         self._failure: AppError | None = None
-        self._quick_in_a_row = 0
+        self._pace = WritePace()
+        self._name = ""
         self._written_back = offset
         self._write_back: asyncio.Future[None] | None = None
 
@@ -139,7 +137,11 @@ class FileUploadWriter:
 
     @property
     def is_inline(self) -> bool:
-        return self._quick_in_a_row >= QUICK_WRITES
+        return self._pace.is_quick(self._name)
+
+    def keep_pace(self, pace: WritePace, name: str) -> None:
+        """Share what is known of the disk with other writers; ``name`` is this one's file."""
+        self._pace, self._name = pace, name
 
     async def begin(self) -> None:
         """Cut off what lies behind the offset. Raises StorageFailed when there is less."""
@@ -216,7 +218,7 @@ class FileUploadWriter:
         except AppError as error:
             await self._fail(error)
             raise
-        self._judge(time.perf_counter() - began)
+        self._pace.note(self._name, time.perf_counter() - began)
 
     def _flush_inline(self) -> None:
         pieces = self._take()
@@ -228,7 +230,7 @@ class FileUploadWriter:
             self._failure = error
             self._drop_tail()
             raise
-        self._judge(time.perf_counter() - began)
+        self._pace.note(self._name, time.perf_counter() - began)
 
     def _on_linger(self) -> None:
         self._linger = None
@@ -253,14 +255,6 @@ class FileUploadWriter:
                 pieces.pop(0)
             if pieces and count:
                 pieces[0] = pieces[0][count:]
-
-    def _judge(self, seconds: float) -> None:
-        if seconds <= SLOW_SECONDS:
-            self._quick_in_a_row += 1
-            return
-        if self.is_inline:
-            log.info("upload.disk_slow", write_seconds=round(seconds, 3))
-        self._quick_in_a_row = 0
 
     async def _fail(self, error: AppError) -> None:
         self._failure = error

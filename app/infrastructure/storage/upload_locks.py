@@ -12,7 +12,7 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Self
 
@@ -20,10 +20,11 @@ import structlog
 
 from app.domain.errors import StorageFailed, UploadLocked
 from app.domain.ids import is_id
-from app.domain.layout import upload_path
+from app.domain.layout import UPLOADS
 from app.infrastructure.storage.local import translated_errors
 from app.infrastructure.storage.lock_messages import LockMessages
 from app.infrastructure.storage.paths import DataFolder
+from app.infrastructure.storage.synced_folder import SyncedFolder
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +44,7 @@ class FlockUploadLocks:
     """
 
     def __init__(self, folder: DataFolder) -> None:
-        self.folder = folder
+        self.folder = SyncedFolder(folder, UPLOADS)
         self._messages = LockMessages(folder, self._on_wish)
         self._holders: dict[str, list[FlockHold]] = {}
         self._waiting: dict[str, list[FlockHold]] = {}
@@ -55,23 +56,32 @@ class FlockUploadLocks:
     async def close(self) -> None:
         """Stop listening. Holds that are still there end with their requests."""
         self._messages.close()
+        self.folder.close()
 
     def hold(self, upload_id: str, *, wait_seconds: float) -> "FlockHold":
         """Stop a writer and hold the upload; with ``wait_seconds`` 0 a writer is left in peace."""
         return FlockHold(self, upload_id, wait_seconds, writes=False)
 
-    def hold_for_writing(self, upload_id: str, *, wait_seconds: float) -> "FlockHold":
-        return FlockHold(self, upload_id, wait_seconds, writes=True)
+    def hold_for_writing(
+        self,
+        upload_id: str,
+        *,
+        wait_seconds: float,
+        before_asking: Callable[[], Awaitable[None]] | None = None,
+    ) -> "FlockHold":
+        hold = FlockHold(self, upload_id, wait_seconds, writes=True)
+        hold.before_asking = before_asking
+        return hold
 
     def is_held(self, upload_id: str) -> bool:
         if self._holders.get(upload_id):
             return True
         with translated_errors("looking at a lock"):
             try:
-                with self.folder.open_parent(path_of(upload_id)) as (folder, name):
-                    if _is_strange(folder, name):
-                        return False
-                    fd = os.open(name, _LOOK, dir_fd=folder)
+                folder, name = self.folder.descriptor(), name_of(upload_id)
+                if _is_strange(folder, name):
+                    return False
+                fd = os.open(name, _LOOK, dir_fd=folder)
             except FileNotFoundError:
                 return False
             try:
@@ -104,6 +114,10 @@ class FlockUploadLocks:
     def stop_waiting(self, hold: "FlockHold") -> None:
         _remove(self._waiting, hold)
 
+    def is_awaited(self, upload_id: str) -> bool:
+        """Whether somebody here waits for an upload to be let go of."""
+        return upload_id in self._waiting
+
     def is_newest(self, hold: "FlockHold") -> bool:
         return self._waiting[hold.upload_id][-1] is hold
 
@@ -123,6 +137,8 @@ class FlockUploadLocks:
 
 class FlockHold:
     """One wish to hold an upload, and the hold itself while inside ``async with``."""
+
+    before_asking: Callable[[], Awaitable[None]] | None = None
 
     def __init__(
         self, locks: FlockUploadLocks, upload_id: str, wait_seconds: float, *, writes: bool
@@ -170,7 +186,7 @@ class FlockHold:
         self._woken.set()
 
     async def __aenter__(self) -> Self:
-        if not self._try():
+        if not (await self._try_unasked() or self._try()):
             if self._wait_seconds <= 0:
                 raise UploadLocked("Another request writes this upload.")
             await self._wait()
@@ -182,6 +198,15 @@ class FlockHold:
             self._release()
         finally:
             self._locks.leave(self)
+
+    async def _try_unasked(self) -> bool:
+        """Take the lock of a file that is there, past nobody; else ask whether there is more to do."""
+        if self.before_asking is None:
+            return False
+        if not self._locks.is_awaited(self.upload_id) and self._try(creates=False):
+            return True
+        await self.before_asking()
+        return False
 
     async def _wait(self) -> None:
         self._locks.wait(self)
@@ -214,19 +239,24 @@ class FlockHold:
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._woken.wait()
 
-    def _try(self) -> bool:
-        """Take the lock if it is free. Creates the file when there is none to lock."""
-        path = path_of(self.upload_id)
-        with (
-            translated_errors("locking an upload"),
-            self._locks.folder.open_parent(path) as (folder, name),
-        ):
+    def _try(self, *, creates: bool = True) -> bool:
+        """Take the lock if it is free; ``creates`` the file when there is none to lock."""
+        name = name_of(self.upload_id)
+        with translated_errors("locking an upload"):
+            folder = self._locks.folder.descriptor()
             while True:
                 if _is_strange(folder, name):
+                    if not creates:
+                        return False
                     if self._writes:
                         raise StorageFailed("What lies in the place of an upload is no file.")
                     return True  # nobody can write it, and a deletion must get on with it
-                fd, created = _open(folder, name)
+                try:
+                    fd, created = _open(folder, name, creates=creates)
+                except FileNotFoundError:
+                    if creates:
+                        raise
+                    return False
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     if _is_still(fd, folder, name):
@@ -247,8 +277,7 @@ class FlockHold:
             found = os.fstat(fd)
             # A file made only to be locked would be one without a reason: no bytes, no file.
             if self._created and found.st_size == 0 and found.st_nlink == 1:
-                with self._locks.folder.open_parent(path_of(self.upload_id)) as (folder, name):
-                    os.unlink(name, dir_fd=folder)
+                os.unlink(self.upload_id, dir_fd=self._locks.folder.descriptor())
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -261,11 +290,11 @@ class FlockHold:
             os.close(fd)
 
 
-def path_of(upload_id: str) -> str:
-    """Return the path of an upload's file, which is also its lock. Raises ``StorageFailed``."""
+def name_of(upload_id: str) -> str:
+    """Return the name of an upload's file, which is also its lock. Raises ``StorageFailed``."""
     if not is_id(upload_id):
         raise StorageFailed("A lock is named by an upload's id.")
-    return upload_path(upload_id)
+    return upload_id
 
 
 def _is_strange(folder: int, name: str) -> bool:
@@ -276,7 +305,7 @@ def _is_strange(folder: int, name: str) -> bool:
         return False
 
 
-def _open(folder: int, name: str) -> tuple[int, bool]:
+def _open(folder: int, name: str, *, creates: bool) -> tuple[int, bool]:
     flags = os.O_RDWR | _SAFE
     while True:
         try:
@@ -285,6 +314,8 @@ def _open(folder: int, name: str) -> tuple[int, bool]:
             # Marked immutable, for instance: it cannot be written, but well be locked and buried.
             return os.open(name, _LOOK, dir_fd=folder), False
         except FileNotFoundError:
+            if not creates:
+                raise
             with suppress(FileExistsError):
                 return os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder), True
 

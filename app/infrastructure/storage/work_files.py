@@ -41,7 +41,7 @@ class LocalWorkFiles:
             for descriptor in made:
                 os.close(descriptor)
             raise
-        writer = FileUploadWriter(made[0], 0, self._pool, SyncedFolder(self._folder.root / WORK))
+        writer = FileUploadWriter(made[0], 0, self._pool, SyncedFolder(self._folder, WORK))
         writer.starts_write_back = self._fsync is not FsyncMode.OFF
         return writer
 

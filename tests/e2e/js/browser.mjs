@@ -15,7 +15,7 @@ const ARGUMENTS = [
   '--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--disable-quic', '--no-first-run',
   '--disable-background-networking', '--disable-component-update', '--disable-sync', '--no-proxy-server',
 ]
-const HTML = '<!doctype html><meta charset="utf-8"><title>Uploads</title><input type="file" id="files" multiple><script src="/page.js"></script>'
+const HTML = '<!doctype html><meta charset="utf-8"><title>Uploads</title><input type="file" id="files" multiple><div id="dashboard"></div><script src="/page.js"></script>'
 
 const built = buildSync({
   entryPoints: ['page.mjs'],
@@ -59,7 +59,8 @@ const deeds = {
   reload: async () => {
     await page.reload()
   },
-  choose: async ({ paths }) => page.setInputFiles('#files', paths),
+  choose: async ({ paths, input }) => page.locator(input).first().setInputFiles(paths),
+  click: async ({ what }) => page.locator(what).first().click(),
   evaluate: async ({ script }) => page.evaluate(script),
   crashes: async () => crashes,
 }

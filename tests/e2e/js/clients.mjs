@@ -4,12 +4,16 @@
 //   input        how the file is handed over: path (a ReadStream of node:fs, the default), stream, buffer, blob,
 //                file, web-stream
 //   options      handed to tus-js-client as they are
+//   own          names of options for which something of ours is given: fingerprint, urlStorage, fileReader, httpStack
+//   list         tell which options there are, and upload nothing
 //   urlStorage   a file in which upload URLs are kept; what is found there is resumed
 //   abort        {after: bytes sent, terminate?: bool, again?: bool}
 //   onShouldRetry  "always" or "never"
 
 import { createReadStream, existsSync, openAsBlob, readFileSync, writeFileSync } from 'node:fs'
 import { Readable } from 'node:stream'
+
+import { ownOptions } from './own.mjs'
 
 const WATCHED = [
   'Location', 'Retry-After', 'Tidemill-Batch', 'Tidemill-Job', 'Tidemill-Upload', 'Upload-Length', 'Upload-Offset',
@@ -86,12 +90,17 @@ function optionsOf(wish, tell) {
       return wish.onShouldRetry === 'always'
     }
   }
+  for (const name of wish.own ?? []) options[name] = ownOptions[name](tell)
   // JSON knows no Infinity; left out, it is what tus-js-client takes.
   return Object.assign(options, wish.options ?? {})
 }
 
 export async function run(wish, tell) {
   const tus = await load(wish.client)
+  if (wish.list) {
+    tell('options', { names: Object.keys(tus.defaultOptions) })
+    return
+  }
   if (wish.terminate) {
     await tus.Upload.terminate(wish.terminate, optionsOf(wish, tell))
     tell('terminated', { url: wish.terminate })
@@ -109,7 +118,7 @@ export async function run(wish, tell) {
       // A hand needs as long; 4.x would go on twice if a response were just being read.
       setTimeout(() => upload.start(), 250)
     }
-    const upload = new tus.Upload(input, {
+    const given = {
       ...options,
       onProgress: (sent, total) => {
         tell('progress', { sent, total })
@@ -135,7 +144,9 @@ export async function run(wish, tell) {
         })
         resolve()
       },
-    })
+    }
+    tell('options', { names: Object.keys(given) })
+    const upload = new tus.Upload(input, given)
     resumeAndStart(upload, wish, tell).catch(reject)
   })
 }
