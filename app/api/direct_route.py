@@ -21,7 +21,7 @@ class DirectRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
-        self._direct = direct_call(endpoint)
+        self._direct = direct_call(endpoint) if self._is_plain() else None
         self._status = self.status_code or 200
 
     def check(self, request: Request) -> None:
@@ -35,9 +35,28 @@ class DirectRoute(APIRoute):
         self.check(request)
         response = await self._direct(request)
         if isinstance(response, BaseModel):
-            body = response.model_dump_json(by_alias=True)
+            # By the declared model: what a subclass knows besides is nobody's business.
+            body = self.response_model.__pydantic_serializer__.to_json(response, by_alias=True)
             response = Response(body, self._status, media_type="application/json")
         await response(scope, receive, send)
+
+    def _is_plain(self) -> bool:
+        """Whether the route says nothing that only FastAPI would heed."""
+        returned = get_type_hints(self.endpoint).get("return")
+        is_model = isinstance(returned, type) and issubclass(returned, BaseModel)
+        told = (
+            self.response_model_include,
+            self.response_model_exclude,
+            self.response_model_exclude_unset,
+            self.response_model_exclude_defaults,
+            self.response_model_exclude_none,
+        )
+        return (
+            not self.dependencies
+            and not any(told)
+            and self.response_model_by_alias
+            and (not is_model or self.response_model is returned)
+        )
 
 
 def direct_call(handler: Callable[..., Any]) -> Source | None:

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from io import StringIO
 from typing import Any, TextIO
 
 import structlog
@@ -78,10 +79,11 @@ def _renderers(log_format: str) -> Sequence[Processor]:
             _render_json,
         )
     return (
+        _show_unprintable,
         structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
+            colors=sys.stderr is not None and sys.stderr.isatty(),
             # Never the rich one: it prints local variables, which may be keys or file names.
-            exception_formatter=structlog.dev.plain_traceback,
+            exception_formatter=_plain_traceback,
         ),
     )
 
@@ -90,7 +92,33 @@ _encode = json.JSONEncoder(default=repr).encode
 
 
 def _render_json(_: WrappedLogger, __: str, event: EventDict) -> str:
-    return _encode(event)
+    try:
+        return _encode(event)
+    except (TypeError, ValueError):
+        told = {name: each if isinstance(each, str) else repr(each) for name, each in event.items()}
+        return _encode(told)
+
+
+def _show_unprintable(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Escape what would move a terminal's cursor or begin a line: paths are what clients make them."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable() and name != "stack":
+            event[name] = _escaped(value.rstrip("\n"))
+    return event
+
+
+def _escaped(text: str) -> str:
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode("ascii")
+        for each in text
+    )
+
+
+def _plain_traceback(out: TextIO, error: Any) -> None:
+    """Write a traceback in which only its own line ends are any."""
+    text = StringIO()
+    structlog.dev.plain_traceback(text, error)
+    out.write("\n".join(_escaped(line) for line in text.getvalue().split("\n")))
 
 
 def _add_pid(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -150,8 +178,11 @@ class _Writer:
         self.name = name
 
     def write(self, line: str) -> None:
-        # Whoever reads the log may have gone: no reason to fail what was only to be told.
+        # Nobody may read the log, or nobody any more: no reason to fail what was only to be told.
+        stream: TextIO | None = sys.stderr
+        if stream is None:
+            return
         with suppress(OSError, ValueError):
-            sys.stderr.write(f"{line}\n")
+            stream.write(f"{line}\n")
 
     debug = info = warning = error = critical = write

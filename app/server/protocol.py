@@ -24,6 +24,8 @@ KEEP_ALIVE_SECONDS = 75
 theirs (httpx 5 s, nginx and AWS's load balancers 60 s), so that they close it and not we, just when
 the next request is on its way (RFC 9112, section 9.5).
 """
+LEAST_IDLE_SECONDS = 5.0
+"""How long it may do so all the same where descriptors are short and others want its place."""
 LINGER_SECONDS = 2.0
 """How long what a refused client still sends is read: a close with unread data would reset the
 connection, and the client would never see the answer.
@@ -269,11 +271,22 @@ class LimitedProtocol(OfferConnection):
         socket = self.transport.get_extra_info("socket")
         if socket is None or socket.fileno() < first_spare():
             return False
+        self._end_idle_connections()
         now = self.loop.time()
         if now >= self.app_state.get(_SHORT_TOLD, 0.0) + SHORT_TOLD_SECONDS:
             self.app_state[_SHORT_TOLD] = now
             log.warning("service.connections_refused", connections=len(self.connections))
         return True
+
+    def _end_idle_connections(self) -> None:
+        """Make room for whoever comes next: this one is refused, its retry finds a place."""
+        latest = self.loop.time() + KEEP_ALIVE_SECONDS - LEAST_IDLE_SECONDS
+        for each in self.connections:
+            if not isinstance(each, LimitedProtocol) or each.is_busy:
+                continue
+            timer = each.timeout_keep_alive_task
+            if timer is not None and timer.when() <= latest:
+                each.transport.close()
 
     def _await_head(self) -> None:
         if self._head_timer is None:

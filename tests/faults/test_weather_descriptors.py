@@ -81,6 +81,32 @@ def test_a_crowd_that_takes_every_descriptor_stops_no_upload(make_server: MakeSe
     _weather_a_crowd(make_server, 64, 200)
 
 
+def test_idle_connections_make_room_for_those_who_come(make_server: MakeServer) -> None:
+    """They may idle for more than a minute, but not while others are turned away."""
+    server = _limited(make_server, 64)
+    with ExitStack() as stack:
+        held = 0
+        while held < 100 and _says_livez(server, stack):
+            held += 1
+        assert 10 < held < 100
+        wait_for(lambda: _says_livez(server, stack), "a place for a newcomer", 30)
+
+
+def _says_livez(server: Server, stack: ExitStack) -> bool:
+    """Ask over a new connection, which stays open if it is answered."""
+    line = socket.create_connection(("127.0.0.1", server.port), 10)
+    try:
+        line.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        is_answered = line.recv(4096).startswith(b"HTTP/1.1 200")
+    except ConnectionError:
+        is_answered = False
+    if is_answered:
+        stack.enter_context(closing(line))
+    else:
+        line.close()
+    return is_answered
+
+
 @pytest.mark.long
 def test_a_thousand_connections_too_many_stop_no_upload(make_server: MakeServer) -> None:
     _weather_a_crowd(make_server, 256, 1000)

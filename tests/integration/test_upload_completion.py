@@ -319,3 +319,21 @@ async def test_a_stop_makes_unfinished_uploads_safe_from_a_boot(
     row = await row_of(parts, upload.id)
     assert row is not None
     assert (row.synced_offset, row.expires_at) == (5, upload.expires_at)
+
+
+@pytest.mark.parametrize("way", ["held", "together"])
+async def test_a_repeat_by_who_knows_an_older_row_tells_nobody_again(
+    parts: Parts, clock: FakeClock, way: str
+) -> None:
+    session = await session_of(parts, clock, expected_files=1, then=Then("trim", {"start": 1}))
+    upload = await upload_of(parts, session, b"hello")
+    with structlog.testing.capture_logs() as logs:
+        first = await parts.completion.complete(upload.id, held=upload)
+        if way == "held":
+            again = await parts.completion.complete(upload.id, held=upload)
+        else:
+            again = await parts.completion.complete_together([upload])
+    assert again == first
+    told = [log["event"] for log in logs]
+    assert (told.count("upload.completed"), told.count("batch.created")) == (1, 1)
+    assert len(parts.queue.enqueued) == 1

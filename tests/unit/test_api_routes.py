@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI, Header, Request, Response
+from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.routing import Match, NoMatchFound
@@ -142,3 +142,32 @@ async def test_a_called_handler_answers_as_fastapi_would() -> None:
         assert (await http.post("/direct")).status_code == 405
     assert (direct.status_code, direct.content) == (usual.status_code, usual.content)
     assert direct.headers == usual.headers
+
+
+class Knowing(Told):
+    """What a handler may hand out by mistake."""
+
+    key: str = "secret"
+
+
+async def tell() -> Told:
+    return Knowing(said="x")
+
+
+async def refuse() -> None:
+    raise HTTPException(403)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"dependencies": [Depends(refuse)]}, {"response_model_exclude": {"said"}}],
+    ids=["a subclass", "dependencies of the route", "fields left out"],
+)
+async def test_what_a_route_says_beside_its_handler_is_heeded(options: dict[str, Any]) -> None:
+    app = FastAPI()
+    for path, kind in (("/direct", DirectRoute), ("/usual", APIRoute)):
+        app.router.routes.append(kind(path, tell, methods=["GET"], response_model=Told, **options))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        direct, usual = await client.get("/direct"), await client.get("/usual")
+    assert (direct.status_code, direct.content) == (usual.status_code, usual.content)

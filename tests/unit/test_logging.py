@@ -165,3 +165,40 @@ def test_lines_of_several_threads_do_not_mix(capsys: pytest.CaptureFixture[str])
     for thread in threads:
         thread.join()
     assert len(lines(capsys)) == 4 * 400
+
+
+@pytest.mark.parametrize(
+    "piece", ["\x1b[2J", "\x85", "\u2028", "\x0b", "\x0c", "\x00", "\u202e", "\n"]
+)
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_what_a_client_names_neither_begins_a_line_nor_moves_the_cursor(
+    log_format: str, piece: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(log_format, "info")
+    log = structlog.get_logger("app.somewhere")
+    log.info("request.finished", path=f"/a{piece}b")
+    try:
+        int(f"a{piece}b")
+    except ValueError:
+        log.exception("request.crashed")
+    logging.getLogger("some.library").warning("a%sb", piece)
+    written = capsys.readouterr().err
+    assert "request.crashed" in written
+    assert "some.library" in written
+    assert all(each.isprintable() for each in written.split("\n")) or piece == "\n"
+    assert "b\nb" not in written
+    if log_format == "json":
+        assert all(json.loads(line) for line in written.splitlines())
+
+
+def test_a_log_without_a_stream_and_facts_of_strange_names_fail_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging("json", "info")
+    structlog.get_logger("app.somewhere").info("thing.told", facts={b"a": 1, (1, 2): 3})
+    (line,) = lines(capsys)
+    assert line["event"] == "thing.told"
+    monkeypatch.setattr(sys, "stderr", None)
+    for log_format in ("console", "json"):
+        configure_logging(log_format, "info")
+        structlog.get_logger("app.somewhere").info("thing.told")
