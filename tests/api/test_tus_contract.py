@@ -329,6 +329,18 @@ def test_head_echoes_the_metadata_byte_for_byte(server: TusServer, tus: TusClien
     assert server.file(upload_id).parent == server.root / "uploads"
 
 
+def test_head_does_not_say_zero_while_the_folder_of_uploads_is_away(tmp_path: Path) -> None:
+    with tus_server(tmp_path / "data") as server, TusClient(server.url) as tus:
+        upload_id = tus.new(10)
+        assert tus.patch(upload_id, 0, b"01234").status_code == 204
+        (tmp_path / "data/uploads").rename(tmp_path / "away")
+        told, patched = tus.head(upload_id), tus.patch(upload_id, 0, b"01234")
+        (tmp_path / "away").rename(tmp_path / "data/uploads")
+        assert told.status_code == 423
+        assert patched.status_code >= 500
+        assert tus.offset(upload_id) == 5
+
+
 def test_head_works_without_any_metadata(tus: TusClient) -> None:
     response = tus.head(tus.new(10))
     assert response.status_code == 200

@@ -5,12 +5,14 @@ import shutil
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 
-from app.domain.errors import DatabaseBusy, NoSpace
+from app.domain.errors import AppError, DatabaseBusy, NoSpace
 from app.domain.jobs import JobStatus
 from app.domain.sweeps import SweepName
 from app.domain.tombstones import ThingKind
@@ -22,7 +24,14 @@ from app.infrastructure.database.migrate import upgrade
 from app.infrastructure.database.transaction import SqlTransaction
 from app.infrastructure.database.urls import parse_url, sqlite_url
 from app.services.ports import Cursor, JobFilter, Transaction
-from tests.factories import insert_all, make_cleanup, make_fence, make_job
+from tests.factories import (
+    insert_all,
+    make_cleanup,
+    make_fence,
+    make_job,
+    make_session,
+    make_upload,
+)
 from tests.fakes.clock import NOON, FakeClock
 
 MEBIBYTE = 1024 * 1024
@@ -219,3 +228,43 @@ def run_every_query_of_jobs(tx: SqlTransaction, cursor: Cursor) -> None:
     tx.jobs.list_processing(1)
     tx.jobs.list_undispatched(NOON, 1)
     tx.jobs.list_expired(NOON, NOON, 1)
+
+
+async def test_a_row_that_cannot_be_read_leaves_no_lock_behind(
+    file_db: SqlDatabase, path: Path, clock: FakeClock
+) -> None:
+    session = make_session()
+    upload = make_upload(session_id=session.id)
+    await file_db.write(lambda tx: insert_all(tx, session, upload))
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("UPDATE uploads SET boot_id = CAST(x'ff' AS TEXT)")
+    other = SqlDatabase.open(sqlite_url(path), clock=clock, busy_seconds=0.2)
+
+    def work(tx: Transaction) -> None:
+        tx.sessions.touch(session.id, NOON + timedelta(days=1))
+        tx.uploads.find(upload.id)
+
+    with pytest.raises(AppError) as kept:  # as whoever logs an error keeps it for a while
+        await file_db.write(work)
+    await other.write(lambda tx: tx.sessions.touch(session.id, NOON + timedelta(days=2)))
+    assert kept.value is not None
+    await other.close()
+
+
+async def test_a_thread_that_cannot_start_is_left_to_the_others(
+    file_db: SqlDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await file_db.read(lambda _: 1) == 1
+    start = Thread.start
+
+    def refuse(thread: Thread) -> None:
+        if thread.name.startswith("tidemill-"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(Thread, "start", refuse)
+    assert await file_db.read(lambda _: 2) == 2
+    with pytest.raises(DatabaseBusy):
+        await file_db.write(lambda _: 3)
+    monkeypatch.undo()
+    assert await file_db.write(lambda _: 4) == 4

@@ -295,12 +295,12 @@ async def test_a_lost_server_is_trouble_once_and_then_forgotten(
     await database.write(lambda tx: insert_all(tx, make_job()))
     await count(database)
     cluster.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'lost'")
-    with pytest.raises(DatabaseBusy):
-        await database.write(lambda tx: insert_all(tx, make_job()))
+    # A writer's first word tells that its line is dead, before anything was asked: nobody hears of it.
+    await database.write(lambda tx: insert_all(tx, make_job()))
     with pytest.raises(DatabaseBusy):
         await count(database)
     await database.write(lambda tx: insert_all(tx, make_job()))
-    assert await count(database) == 2
+    assert await count(database) == 3
     await database.close()
     cluster.execute("DROP DATABASE lost")
 

@@ -98,7 +98,14 @@ def shrinks_by_itself(connection: sqlite3.Connection) -> bool:
 
 
 def _postgres_engine(url: URL, *, writer: bool, busy_seconds: float) -> Engine:
-    arguments = {"connect_timeout": max(2, round(busy_seconds))}
+    arguments = {
+        "connect_timeout": max(2, round(busy_seconds)),
+        # A line that breaks without a word would hold the one writer for as long as TCP likes.
+        "keepalives_idle": 30,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 15_000,
+    }
     engine = create_engine(
         url,
         poolclass=NullPool,

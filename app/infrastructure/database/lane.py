@@ -18,6 +18,7 @@ from app.services.ports import Clock
 T = TypeVar("T")
 
 _SLOW_SECONDS = 1.0
+_LOOK_SECONDS = 0.005
 
 _log = structlog.get_logger()
 
@@ -32,9 +33,8 @@ class Links:
 
     def transact(self, work: Callable[[Link], T]) -> T:
         """Run ``work`` in a transaction: committed when this returns, undone when it raises."""
-        link = self._take()
+        link = self._begun()
         try:
-            link.begin()
             result = work(link)
             link.commit()
         except VENDOR_ERRORS as error:
@@ -74,10 +74,27 @@ class Links:
         while self._idle:
             self._idle.pop().close()
 
+    def _begun(self) -> Link:
+        """Return a link with a transaction on it, and none that died while nobody used it."""
+        while True:
+            kept = self._kept()
+            link = kept or self._open_link()
+            try:
+                link.begin()
+            except VENDOR_ERRORS as error:
+                link.discard()
+                if kept is not None and getattr(error, "connection_invalidated", False):
+                    continue  # nothing was asked of it yet, and of those that are kept there are few
+                raise translate(error) from error
+            return link
+
     def _take(self) -> Link:
+        return self._kept() or self._open_link()
+
+    def _kept(self) -> Link | None:
         with suppress(IndexError):  # asking first whether there is one would race with the others
             return self._idle.pop()
-        return self._open_link()
+        return None
 
     def _open_link(self) -> Link:
         try:
@@ -203,12 +220,10 @@ class Lane:
             self._is_closed = True
             for _ in self._threads:
                 self._calls.put(None)
-        await asyncio.to_thread(self._join)
+        # Not joined in a thread: that one would keep the process from ending, when one of ours hangs.
+        while any(thread.is_alive() for thread in self._threads):
+            await asyncio.sleep(_LOOK_SECONDS)
         self._links.close()
-
-    def _join(self) -> None:
-        for thread in self._threads:
-            thread.join()
 
     async def _submit(self, work: Callable[[], T]) -> T:
         if self._is_closed:
@@ -222,7 +237,12 @@ class Lane:
     def _add_thread(self) -> None:
         name = f"tidemill-{self._name}_{len(self._threads)}"
         thread = Thread(target=self._serve, name=name, daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no more threads to give
+            if not self._threads:
+                raise DatabaseBusy(retry_after_seconds=1) from error
+            return
         self._threads.append(thread)
 
     def _serve(self) -> None:

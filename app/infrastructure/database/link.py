@@ -36,9 +36,12 @@ class Link:
     def rows(self, statement: Statement, values: Values = _NOTHING) -> list[Row]:
         """Return the rows of a query."""
         form = self._form(statement, values)
+        cursor = self._run(form, values)
         try:
-            return form.rows(self._run(form, values))
+            return form.rows(cursor)
         except self._errors as error:  # a row is read when it is fetched
+            # The traceback keeps the cursor, an open cursor SQLite's connection, and that its locks.
+            cursor.close()
             raise self._wrapped(form.text, error) from error
 
     def first(self, statement: Statement, values: Values = _NOTHING) -> Row | None:

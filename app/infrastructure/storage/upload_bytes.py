@@ -62,8 +62,9 @@ class FileUploadBytes:
     def size(self, upload_id: str) -> int:
         name = _name(upload_id)
         with translated_errors("looking at an upload"):
+            # Without the folder it is not known: that is not 0.
+            folder = self._entries.descriptor()
             try:
-                folder = self._entries.descriptor()
                 found = os.stat(name, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
                 return 0
