@@ -221,7 +221,7 @@ class Lane:
             for _ in self._threads:
                 self._calls.put(None)
         # Not joined in a thread: that one would keep the process from ending, when one of ours hangs.
-        while any(thread.is_alive() for thread in self._threads):
+        while any(thread.is_alive() for thread in self._threads):  # noqa: ASYNC110  threads set no event
             await asyncio.sleep(_LOOK_SECONDS)
         self._links.close()
 
