@@ -101,6 +101,7 @@ class LimitedProtocol(OfferConnection):
         self._body_begun = False
         self._head_bytes = 0
         self._is_refused = False
+        self._has_ended_sending = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._farewell: Any = None
 
@@ -162,7 +163,7 @@ class LimitedProtocol(OfferConnection):
             self._await_head()
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self._refuse(_TOO_LARGE)
+                self._refuse_too_large()
         elif not self._in_body and not self._due():
             # Empty lines, or the end of a body that was refused: it may not idle for ever either.
             self._await_head()
@@ -226,6 +227,9 @@ class LimitedProtocol(OfferConnection):
         gigabytes for nothing. What is left of a small body still comes, and the connection lives on.
         """
         answered: RequestResponseCycle | None = self.cycle
+        if self._has_ended_sending:
+            # The answer was the last one; who sent another request behind it will not have one.
+            self.pipeline.clear()
         super().on_response_complete()
         # With pipelining the present cycle can be the next one, which has no answer yet.
         if answered is not None and answered.response_complete and answered.more_body:
@@ -325,6 +329,16 @@ class LimitedProtocol(OfferConnection):
         else:
             self._refuse(_MALFORMED)
 
+    def _refuse_too_large(self) -> None:
+        due = self._due()
+        if due:
+            # Theirs is the last answer here: another one would come before it, or in its place.
+            self._is_refused = True
+            self._stop_waiting()
+            due[-1].keep_alive = False
+        else:
+            self._refuse(_TOO_LARGE)
+
     def _refuse(self, answer: bytes) -> None:
         self.transport.write(answer)
         self._end_sending()
@@ -332,6 +346,6 @@ class LimitedProtocol(OfferConnection):
     def _end_sending(self) -> None:
         if self.transport.is_closing():
             return
-        self._is_refused = True
+        self._is_refused = self._has_ended_sending = True
         self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self.transport.close)

@@ -63,3 +63,45 @@ def test_a_request_with_others_behind_it_is_told_that_the_client_left(
     uvloop.run(scenario())
     assert seen == ["/1"]  # the others were never begun
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        b"POST /2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc",
+        b"GET /2 HTTP/1.1\r\nHost: localhost\r\nX-Large: " + b"x" * 200_000,
+    ],
+    ids=["a body that still comes", "a head that is too large"],
+)
+@pytest.mark.parametrize("is_last", [True, False], ids=["the last answer", "one of several"])
+def test_what_comes_behind_a_request_neither_takes_its_answer_nor_breaks_it(
+    behind: bytes, *, is_last: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line may be half closed by then: who still sends shall hear that answer, and no other."""
+    seen: list[str] = []
+    ready = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["path"])
+        await ready.wait()
+        headers = [(b"connection", b"close")] if is_last else []
+        await send({"type": "http.response.start", "status": 204, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def scenario() -> bytes:
+        async with serving(app) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(REQUEST % 1 + behind)
+            await asyncio.sleep(0.1)
+            ready.set()
+            async with asyncio.timeout(15):
+                answer = await reader.read()
+            writer.close()
+            return answer
+
+    answer = uvloop.run(scenario())
+    assert answer.startswith(b"HTTP/1.1 204")
+    if is_last or behind.startswith(b"GET"):
+        assert answer.count(b"HTTP/1.1") == 1
+        assert seen == ["/1"]
+    assert not [record for record in caplog.records if record.exc_info]
