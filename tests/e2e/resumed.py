@@ -11,7 +11,7 @@ from tests.e2e.proxy import Proxy
 from tests.e2e.wire import TUS
 
 ACCEPTED = {200, 201, 204}
-SLOWLY = 256 * 1024
+SLOWLY = 128 * 1024
 """Bytes a second: nothing of some megabytes ends while a server stops."""
 
 

@@ -18,7 +18,7 @@ from tests.e2e.wire import TUS, encode_metadata
 MIB = 1024 * 1024
 KIB = 1024
 CLIP_BYTES = 3 * MIB
-HOLD = 700 * KIB
+HOLD = 300 * KIB
 """More than is ever kept in memory, less than the smallest part."""
 PATIENT = [0, 100, 200, 500, *[1000] * 60]
 METADATA = {"filename": "clip ü.mp4", "filetype": "video/mp4"}
