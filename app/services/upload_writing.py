@@ -252,7 +252,7 @@ class Writing:
     # --- bodies with a checksum ------------------------------------------------------------------
 
     async def _note_unverified(self, start: int) -> None:
-        """Say in the row, before the first byte is stored, that only ``start`` bytes count for now."""
+        """Say in the row, before the first byte is stored, that only ``start`` bytes count."""
         if self.upload.verified_offset is not None:
             return
         # First here: when this is cancelled, nobody knows what the row says.

@@ -73,6 +73,12 @@ class Interruption:
             msg = f"{error}: {self.stored}\n{asked}"
             raise AssertionError(msg) from error
 
+    def cut_once_held(self) -> None:
+        """Wait for the moment, then break every line and hold nothing any more."""
+        self.wait()
+        self._proxy.cut_all()
+        self._proxy.let_go()
+
     def look(self) -> None:
         """Note what is stored now, and which requests there were."""
         heads = self._proxy.heads[self._begin :]

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,17 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@contextmanager
+def held_in(
+    server: Server, browser: Browser, *, parts: int = 1
+) -> Iterator[tuple[Proxy, Interruption]]:
+    """A page of its own, and a line to ``server`` on which each upload is held in its middle."""
+    with Proxy(server.port, hold_each_at=HOLD) as proxy:
+        interruption = Interruption(server, proxy, parts=parts)
+        assert browser.fresh() != proxy.url
+        yield proxy, interruption
+
+
 def options(url: str, **more: Any) -> dict[str, Any]:
     return {"endpoint": f"{url}/files/", "retryDelays": PATIENT} | more
 
@@ -75,14 +87,10 @@ def assert_told(success: dict[str, Any], server: Server, content: bytes) -> None
 def test_a_cut_in_the_middle_is_gone_on_from(
     sender: str, shared_server: Server, browser: Browser, clip: Path
 ) -> None:
-    with Proxy(shared_server.port, hold_each_at=HOLD) as proxy:
-        cut = Interruption(shared_server, proxy)
-        assert browser.fresh() != proxy.url
+    with held_in(shared_server, browser) as (proxy, cut):
         browser.choose(clip)
         browser.start(sender, options(proxy.url))
-        cut.wait()
-        proxy.cut_all()
-        proxy.let_go()
+        cut.cut_once_held()
         (success,) = browser.wait_for("success")
     assert_told(success, shared_server, clip.read_bytes())
     cut.assert_went_on()
@@ -94,9 +102,7 @@ def test_a_cut_in_the_middle_is_gone_on_from(
 def test_after_a_reload_of_the_page_the_same_file_goes_on(
     sender: str, is_paused: bool, shared_server: Server, browser: Browser, clip: Path
 ) -> None:
-    with Proxy(shared_server.port, hold_each_at=HOLD) as proxy:
-        reload = Interruption(shared_server, proxy)
-        browser.fresh()
+    with held_in(shared_server, browser) as (proxy, reload):
         browser.choose(clip)
         browser.start(sender, options(proxy.url))
         reload.wait()
@@ -118,9 +124,7 @@ def test_after_a_reload_of_the_page_the_same_file_goes_on(
 def test_what_is_paused_goes_on_when_it_is_resumed(
     sender: str, shared_server: Server, browser: Browser, clip: Path
 ) -> None:
-    with Proxy(shared_server.port, hold_each_at=HOLD) as proxy:
-        pause = Interruption(shared_server, proxy)
-        browser.fresh()
+    with held_in(shared_server, browser) as (proxy, pause):
         browser.choose(clip)
         browser.start(sender, options(proxy.url))
         pause.wait()
@@ -142,9 +146,7 @@ def test_a_restart_of_the_service_costs_the_page_nothing(
     """Uppy, tus-js-client 5 and parallel parts at once: a restart costs most of the time. A browser
     has six connections for them, one of which is needed to ask.
     """
-    with Proxy(own_server.port, hold_each_at=HOLD) as proxy:
-        restart = Interruption(own_server, proxy, parts=5)
-        browser.fresh()
+    with held_in(own_server, browser, parts=5) as (proxy, restart):
         browser.choose(clip)
         browser.start(UPPY, options(proxy.url))
         # Another endpoint to it, so that it does not go on with the file of the one before.
@@ -165,15 +167,11 @@ def test_a_restart_of_the_service_costs_the_page_nothing(
 def test_parallel_parts_survive_a_cut_too(
     sender: str, parts: int, shared_server: Server, browser: Browser, clip: Path
 ) -> None:
-    with Proxy(shared_server.port, hold_each_at=HOLD) as proxy:
-        cut = Interruption(shared_server, proxy, parts=parts)
-        browser.fresh()
+    with held_in(shared_server, browser, parts=parts) as (proxy, cut):
         browser.choose(clip)
         more = {"fetch": True} if sender == "uploadByTusFive" else {}
         browser.start(sender, options(proxy.url, parallelUploads=parts), more)
-        cut.wait()
-        proxy.cut_all()
-        proxy.let_go()
+        cut.cut_once_held()
         (success,) = browser.wait_for("success")
     assert_told(success, shared_server, clip.read_bytes())
     cut.assert_went_on()
@@ -183,9 +181,7 @@ def test_a_slice_of_a_file_and_a_body_of_fetch_survive_a_cut_too(
     shared_server: Server, browser: Browser, clip: Path
 ) -> None:
     content = clip.read_bytes()
-    with Proxy(shared_server.port, hold_each_at=HOLD) as proxy:
-        cut = Interruption(shared_server, proxy, parts=4)
-        browser.fresh()
+    with held_in(shared_server, browser, parts=4) as (proxy, cut):
         browser.choose(clip)
         for sender in TUS_JS:
             a_slice = {"slice": [MIB, 3 * MIB], "alone": True}
@@ -193,9 +189,7 @@ def test_a_slice_of_a_file_and_a_body_of_fetch_survive_a_cut_too(
         for more in ({}, {"chunkSize": 256 * 1024}):
             by_fetch = {"fetch": True, "alone": True}
             browser.start("uploadByTusFive", options(proxy.url, **more), by_fetch)
-        cut.wait()
-        proxy.cut_all()
-        proxy.let_go()
+        cut.cut_once_held()
         found = browser.wait_for("success", 4)
     sizes = {name: size for name, size in stored_bytes(shared_server).items() if name in cut.stored}
     assert sorted(sizes.values()) == [2 * MIB] * 2 + [len(content)] * 2
@@ -208,14 +202,10 @@ def test_a_slice_of_a_file_and_a_body_of_fetch_survive_a_cut_too(
 def test_uppy_sends_the_headers_the_fields_and_the_chunks_that_are_chosen(
     shared_server: Server, browser: Browser, clip: Path
 ) -> None:
-    with Proxy(shared_server.port, hold_each_at=HOLD) as proxy:
-        cut = Interruption(shared_server, proxy)
-        browser.fresh()
+    with held_in(shared_server, browser) as (proxy, cut):
         browser.choose(clip)
         browser.start(UPPY, options(proxy.url, **CHOSEN), META)
-        cut.wait()
-        proxy.cut_all()
-        proxy.let_go()
+        cut.cut_once_held()
         (success,) = browser.wait_for("success")
     assert_told(success, shared_server, clip.read_bytes())
     cut.assert_went_on()
@@ -231,9 +221,7 @@ def test_a_dashboard_is_retried_paused_and_resumed_by_its_buttons(
     own_server: Server, browser: Browser, clip: Path
 ) -> None:
     """Retried after the service was gone for longer than Uppy was told to wait."""
-    with Proxy(own_server.port, hold_each_at=HOLD) as proxy:
-        held = Interruption(own_server, proxy)
-        browser.fresh()
+    with held_in(own_server, browser) as (proxy, held):
         browser.start("openDashboard", options(proxy.url, retryDelays=[]), {"may_fail": True})
         browser.choose(clip, into=INPUT)
         browser.click(UPLOAD)
@@ -259,9 +247,7 @@ def test_a_dashboard_remembers_its_files_over_a_reload(
     shared_server: Server, browser: Browser, clip: Path
 ) -> None:
     """With Golden Retriever, which keeps the file itself: nobody has to choose it again."""
-    with Proxy(shared_server.port, hold_each_at=HOLD) as proxy:
-        reload = Interruption(shared_server, proxy)
-        browser.fresh()
+    with held_in(shared_server, browser) as (proxy, reload):
         browser.start("openDashboard", options(proxy.url), {"retriever": True})
         browser.choose(clip, into=INPUT)
         browser.click(UPLOAD)

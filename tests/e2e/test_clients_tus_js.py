@@ -387,9 +387,7 @@ def test_many_uploads_at_once_fill_one_session_and_one_answer_names_its_batch(
         runs = [
             node.start(wish(client, proxy.url, clip) | {"metadata": metadata}) for _ in range(4)
         ]
-        cut.wait()
-        proxy.cut_all()
-        proxy.let_go()
+        cut.cut_once_held()
         told = [run.finish() for run in runs]
     batches = {one.success["headers"].get("Tidemill-Batch") for one in told} - {None}
     assert len(batches) == 1

@@ -181,10 +181,10 @@ def test_what_a_client_names_neither_begins_a_line_nor_moves_the_cursor(
         int(f"a{piece}b")
     except ValueError:
         log.exception("request.crashed")
-    logging.getLogger("some.library").warning("a%sb", piece)
+    logging.getLogger("another.package").warning("a%sb", piece)
     written = capsys.readouterr().err
     assert "request.crashed" in written
-    assert "some.library" in written
+    assert "another.package" in written
     assert all(each.isprintable() for each in written.split("\n")) or piece == "\n"
     assert "b\nb" not in written
     if log_format == "json":

@@ -13,11 +13,10 @@ from typing import TypeVar
 import structlog
 
 from app.domain.errors import StorageFailed
-from app.domain.ids import is_id
 from app.domain.layout import upload_path
 from app.domain.uploads import FsyncMode
 from app.infrastructure.storage.local import translated_errors
-from app.infrastructure.storage.paths import DataFolder
+from app.infrastructure.storage.paths import DataFolder, upload_name
 from app.infrastructure.storage.upload_bytes import start_write_back
 from app.services.cancellation import uninterrupted
 
@@ -93,9 +92,7 @@ class FilePartCopier:
             os.close(source)
 
     def _open(self, upload_id: str, flags: int) -> int:
-        if not is_id(upload_id):
-            raise StorageFailed("A data file is named by an upload's id.")
-        with self._folder.open_parent(upload_path(upload_id)) as (folder, name):
+        with self._folder.open_parent(upload_path(upload_name(upload_id))) as (folder, name):
             fd = os.open(name, flags | _SAFE, 0o600, dir_fd=folder)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)

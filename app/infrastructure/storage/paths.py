@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.domain.errors import StorageFailed
-from app.domain.ids import new_id
+from app.domain.ids import is_id, new_id
 from app.domain.layout import DATABASE, MARKER, OUTPUTS, RUN, UPLOADS, WORK
 
 LAYOUT = (UPLOADS, WORK, OUTPUTS, RUN)
@@ -35,6 +35,13 @@ def split_path(relative: str) -> tuple[str, ...]:
     if "\0" in relative or any(part in {"", ".", ".."} for part in parts):
         raise StorageFailed("A path does not stay inside the data folder.")
     return parts
+
+
+def upload_name(upload_id: str) -> str:
+    """Return the name of an upload's data file. Raises ``StorageFailed`` for what is no id."""
+    if not is_id(upload_id):
+        raise StorageFailed("A data file is named by an upload's id.")
+    return upload_id
 
 
 class DataFolder:

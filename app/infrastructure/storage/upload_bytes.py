@@ -15,11 +15,10 @@ from typing import TypeVar
 import structlog
 
 from app.domain.errors import AppError, StorageFailed
-from app.domain.ids import is_id
 from app.domain.layout import UPLOADS
 from app.domain.uploads import FsyncMode
 from app.infrastructure.storage.local import translated_errors
-from app.infrastructure.storage.paths import DataFolder
+from app.infrastructure.storage.paths import DataFolder, upload_name
 from app.infrastructure.storage.synced_folder import SyncedFolder
 from app.infrastructure.storage.write_pace import WritePace
 from app.services.cancellation import uninterrupted
@@ -60,7 +59,7 @@ class FileUploadBytes:
         return self._fsync
 
     def size(self, upload_id: str) -> int:
-        name = _name(upload_id)
+        name = upload_name(upload_id)
         with translated_errors("looking at an upload"):
             # Without the folder it is not known: that is not 0.
             folder = self._entries.descriptor()
@@ -72,7 +71,7 @@ class FileUploadBytes:
         return found.st_size
 
     async def open(self, upload_id: str, offset: int) -> "FileUploadWriter":
-        name = _name(upload_id)
+        name = upload_name(upload_id)
         with translated_errors("opening an upload"):
             fd = os.open(name, _WRITE, 0o600, dir_fd=self._entries.descriptor())
         writer = FileUploadWriter(fd, offset, self._pool, self._entries)
@@ -89,12 +88,6 @@ class FileUploadBytes:
         """Wait for the writes that are under way."""
         self._pool.shutdown(wait=True)
         self._entries.close()
-
-
-def _name(upload_id: str) -> str:
-    if not is_id(upload_id):
-        raise StorageFailed("A data file is named by an upload's id.")
-    return upload_id
 
 
 def _refuse_strange(found: os.stat_result) -> None:

@@ -19,11 +19,10 @@ from typing import Self
 import structlog
 
 from app.domain.errors import StorageFailed, UploadLocked
-from app.domain.ids import is_id
 from app.domain.layout import UPLOADS
 from app.infrastructure.storage.local import translated_errors
 from app.infrastructure.storage.lock_messages import LockMessages
-from app.infrastructure.storage.paths import DataFolder
+from app.infrastructure.storage.paths import DataFolder, upload_name
 from app.infrastructure.storage.synced_folder import SyncedFolder
 
 log = structlog.get_logger(__name__)
@@ -78,7 +77,7 @@ class FlockUploadLocks:
             return True
         with translated_errors("looking at a lock"):
             try:
-                folder, name = self.folder.descriptor(), name_of(upload_id)
+                folder, name = self.folder.descriptor(), upload_name(upload_id)
                 if _is_strange(folder, name):
                     return False
                 fd = os.open(name, _LOOK, dir_fd=folder)
@@ -241,7 +240,7 @@ class FlockHold:
 
     def _try(self, *, creates: bool = True) -> bool:
         """Take the lock if it is free; ``creates`` the file when there is none to lock."""
-        name = name_of(self.upload_id)
+        name = upload_name(self.upload_id)
         with translated_errors("locking an upload"):
             folder = self._locks.folder.descriptor()
             while True:
@@ -288,13 +287,6 @@ class FlockHold:
             with suppress(OSError):
                 fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
-
-
-def name_of(upload_id: str) -> str:
-    """Return the name of an upload's file, which is also its lock. Raises ``StorageFailed``."""
-    if not is_id(upload_id):
-        raise StorageFailed("A lock is named by an upload's id.")
-    return upload_id
 
 
 def _is_strange(folder: int, name: str) -> bool:

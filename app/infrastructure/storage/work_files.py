@@ -12,7 +12,7 @@ from app.domain.ids import is_id
 from app.domain.layout import UPLOADS, WORK, upload_path
 from app.domain.uploads import FsyncMode
 from app.infrastructure.storage.local import in_thread, translated_errors
-from app.infrastructure.storage.paths import DataFolder, split_path
+from app.infrastructure.storage.paths import DataFolder, split_path, upload_name
 from app.infrastructure.storage.synced_folder import SyncedFolder
 from app.infrastructure.storage.upload_bytes import WRITER_THREADS, FileUploadWriter
 from app.services.cancellation import uninterrupted
@@ -90,11 +90,9 @@ class LocalWorkFiles:
     def _move(self, uploads: Mapping[str, str]) -> None:
         for path, upload_id in uploads.items():
             _check(path.rpartition("/")[0])
-            if not is_id(upload_id):
-                raise StorageFailed("A data file is named by an upload's id.")
             with (
                 self._folder.open_parent(path) as (work, name),
-                self._folder.open_parent(upload_path(upload_id)) as (above, target),
+                self._folder.open_parent(upload_path(upload_name(upload_id))) as (above, target),
             ):
                 os.rename(name, target, src_dir_fd=work, dst_dir_fd=above)
         if uploads and self._fsync is not FsyncMode.OFF:
