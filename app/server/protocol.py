@@ -80,9 +80,17 @@ class _Farewell:
     """
 
     def __init__(self, protocol: "LimitedProtocol", transport: asyncio.Transport) -> None:
-        self.write = transport.write
-        self.is_closing = transport.is_closing
+        self._protocol = protocol
+        self._transport = transport
         self.close = protocol.close_after_answer
+
+    def write(self, data: bytes) -> None:
+        if not self._protocol.has_ended_sending:
+            self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        """Whether there is nobody to tell any more: an answer, or that a body may come (100)."""
+        return self._protocol.has_ended_sending or self._transport.is_closing()
 
 
 class LimitedProtocol(OfferConnection):
@@ -101,7 +109,7 @@ class LimitedProtocol(OfferConnection):
         self._body_begun = False
         self._head_bytes = 0
         self._is_refused = False
-        self._has_ended_sending = False
+        self.has_ended_sending = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._farewell: Any = None
 
@@ -227,7 +235,7 @@ class LimitedProtocol(OfferConnection):
         gigabytes for nothing. What is left of a small body still comes, and the connection lives on.
         """
         answered: RequestResponseCycle | None = self.cycle
-        if self._has_ended_sending:
+        if self.has_ended_sending:
             # The answer was the last one; who sent another request behind it will not have one.
             self.pipeline.clear()
         super().on_response_complete()
@@ -346,6 +354,6 @@ class LimitedProtocol(OfferConnection):
     def _end_sending(self) -> None:
         if self.transport.is_closing():
             return
-        self._is_refused = self._has_ended_sending = True
+        self._is_refused = self.has_ended_sending = True
         self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self.transport.close)

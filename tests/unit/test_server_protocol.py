@@ -105,3 +105,38 @@ def test_what_comes_behind_a_request_neither_takes_its_answer_nor_breaks_it(
         assert answer.count(b"HTTP/1.1") == 1
         assert seen == ["/1"]
     assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_nobody_is_told_to_continue_with_a_body_that_was_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its answer is said and the line half closed by the time the application asks for the body."""
+    seen: list[str] = []
+    ready = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope
+        await ready.wait()
+        seen.append((await receive())["type"])
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def scenario() -> bytes:
+        async with serving(app) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            head = b"POST /1 HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+            writer.write(head + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n")
+            await asyncio.sleep(0.1)
+            ready.set()
+            async with asyncio.timeout(15):
+                answer = await reader.read()
+                while not seen:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            writer.close()
+            return answer
+
+    answer = uvloop.run(scenario())
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert seen == ["http.disconnect"]
+    assert not [record for record in caplog.records if record.exc_info]
