@@ -259,6 +259,14 @@ GUIDE: dict[str, Advice] = {
         "The clip is too long, too large or has too many streams; `limit`, `value`, `maximum`.",
         "Use a smaller clip, or raise the `TIDEMILL_MEDIA_` limit.",
     ),
+    "not_an_image": Advice(
+        "A still or a logo is no PNG, JPEG or WebP.",
+        "Send one of the formats in `allowed`; convert others first.",
+    ),
+    "unsupported_characters": Advice(
+        "A text has characters that no font here can draw; `characters` lists them by field.",
+        "Leave them out or write them otherwise. Emoji need not be: they are left out with a warning.",
+    ),
     "trim_out_of_range": Advice(
         "`start` or `end` lie outside the clip, or in the wrong order; `duration_seconds` is its "
         "length where a clip is known.",

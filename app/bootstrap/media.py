@@ -9,12 +9,12 @@ from pathlib import Path
 import structlog
 
 from app.bootstrap.policies import media_limits
-from app.domain.errors import NotReady
-from app.domain.media import MediaInfo
+from app.domain.errors import LogFailed, NotReady
+from app.domain.media import MediaInfo, StillInfo
 from app.infrastructure.media.ffmpeg_locator import FFmpeg, FFmpegUnusableError, locate_ffmpeg
 from app.infrastructure.media.probe import ProbeChild
 from app.infrastructure.media.process_runner import ProcessRunner
-from app.infrastructure.media.python_steps import PythonStepRunner
+from app.infrastructure.media.python_steps import Program, PythonStepRunner
 from app.infrastructure.media.quiet_digests import QuietDigests
 from app.infrastructure.media.sandbox import (
     SandboxLevel,
@@ -28,7 +28,7 @@ from app.infrastructure.moodle import CHILD
 from app.infrastructure.storage.paths import StartRefused
 from app.operations.base import Step, StepFacts
 from app.operations.moodle_log import PROGRAM as MOODLE_LOG
-from app.services.ports import Digest, Digests, MediaProbe, ProgressCallback, StepRunner
+from app.services.ports import Digest, Digests, MediaProbe, ProgressCallback, StepRunner, StillProbe
 from app.services.readiness import Part, PartState
 from app.services.stop_phases import stop_phase
 from app.settings import Settings
@@ -36,7 +36,7 @@ from app.settings import Settings
 log = structlog.get_logger(__name__)
 
 NAME = "ffmpeg"
-PROGRAMS = {MOODLE_LOG: CHILD}
+PROGRAMS = {MOODLE_LOG: Program(CHILD, LogFailed)}
 """The programs of ours that steps run, by the name that operations know."""
 CHILDREN_SECONDS = 3.0
 """How long a stop waits for the last children, which are killed after a second."""
@@ -46,6 +46,10 @@ class NoMedia:
     """What a process without FFmpeg has in its place; its engine claims no jobs."""
 
     async def probe(self, path: Path) -> MediaInfo:
+        del path
+        raise NotReady("There is no FFmpeg here.")
+
+    async def probe_still(self, path: Path) -> StillInfo:
         del path
         raise NotReady("There is no FFmpeg here.")
 
@@ -66,6 +70,7 @@ class MediaTools:
     """
 
     probe: MediaProbe
+    stills: StillProbe
     steps: StepRunner
     digests: Digests
     level: SandboxLevel
@@ -87,7 +92,11 @@ class MediaTools:
 def no_tools() -> MediaTools:
     """Return the tools of a process that runs no jobs, such as the command: none."""
     return MediaTools(
-        probe=NoMedia(), steps=NoMedia(), digests=NoMedia(), level=SandboxLevel.LIMITS
+        probe=NoMedia(),
+        stills=NoMedia(),
+        steps=NoMedia(),
+        digests=NoMedia(),
+        level=SandboxLevel.LIMITS,
     )
 
 
@@ -110,7 +119,7 @@ async def open_tools(settings: Settings, stack: AsyncExitStack) -> MediaTools:
         ffmpeg = await asyncio.to_thread(locate_ffmpeg, str(configured) if configured else None)
     except FFmpegUnusableError as error:
         log.error("ffmpeg.unusable", reason=str(error))  # noqa: TRY400 - the sentence says it all
-        return MediaTools(probe, NoMedia(), digests, sandbox.level, trouble=str(error))
+        return MediaTools(probe, NoMedia(), NoMedia(), digests, sandbox.level, trouble=str(error))
     log.info("ffmpeg.found", version=ffmpeg.version, source=ffmpeg.source, sandbox=sandbox.level)
     stall_seconds = settings.jobs.stall_seconds
     threads = _threads(settings.jobs.workers)
@@ -125,7 +134,7 @@ async def open_tools(settings: Settings, stack: AsyncExitStack) -> MediaTools:
             "will fail: use a self-contained FFmpeg or the system's, or set TIDEMILL_SANDBOX=off"
         )
         log.warning("ffmpeg.shut_out", reason=trouble)
-    return MediaTools(probe, steps, digests, sandbox.level, ffmpeg, trouble)
+    return MediaTools(probe, NoMedia(), steps, digests, sandbox.level, ffmpeg, trouble)
 
 
 def _threads(workers: int) -> int:

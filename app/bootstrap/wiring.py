@@ -17,6 +17,7 @@ from app.domain.layout import RUN
 from app.domain.retention import RetentionPolicy
 from app.domain.sessions import SessionPolicy
 from app.domain.uploads import UploadPolicy
+from app.infrastructure.drawing.fonts import FontAlphabet
 from app.infrastructure.worker.digests import FileDigests
 from app.infrastructure.worker.worker_lock import WorkerLocks
 from app.operations.registry import Registry, default_registry
@@ -44,10 +45,11 @@ from app.services.media import MediaService
 from app.services.outputs import OutputService
 from app.services.recovery import Recovery
 from app.services.sessions import SessionService
+from app.services.stills import StillLooks
 from app.services.storage_ledger import StorageLedger
 from app.services.sweeps import SweepParts, SweepPolicies, SweepService, make_sweeps
 from app.services.uploads import UploadService
-from app.services.workshop import Workshop
+from app.services.workshop import Looks, Workshop
 from app.settings import Settings
 
 
@@ -62,9 +64,8 @@ class _Core:
     retention: RetentionPolicy
     registry: Registry
     disposal: Disposal
-    media: MediaService
+    looks: Looks
     workshop: Workshop
-    logs: LogLooks
 
 
 def wire(settings: Settings, stores: Stores) -> Container:
@@ -87,12 +88,16 @@ def wire(settings: Settings, stores: Stores) -> Container:
         sessions=sessions,
         forms=forms,
         logs=LogUploads(
-            db=stores.db, forms=forms, looks=core.logs, operations=jobs, policy=core.rules.jobs
+            db=stores.db,
+            forms=forms,
+            looks=core.looks.logs,
+            operations=jobs,
+            policy=core.rules.jobs,
         ),
         batches=_batches(core, jobs, completion),
         jobs=jobs,
         checksums=_checksums(stores),
-        media=core.media,
+        media=core.looks.media,
         outputs=_outputs(core),
         sweeps=_sweeps(core, completion, rescue),
         storage=StorageLedger(stores.db, stores.files, stores.clock, stores.metrics),
@@ -108,9 +113,12 @@ def wire(settings: Settings, stores: Stores) -> Container:
 
 
 def _core(settings: Settings, stores: Stores) -> _Core:
-    registry = default_registry()
-    media = MediaService(stores.db, stores.files, stores.tools.probe)
-    logs = LogLooks(stores.files, settings.uploads.log_max_bytes)
+    registry = default_registry(FontAlphabet())
+    looks = Looks(
+        media=MediaService(stores.db, stores.files, stores.tools.probe),
+        stills=StillLooks(stores.files, stores.tools.stills),
+        logs=LogLooks(stores.files, settings.uploads.log_max_bytes),
+    )
     return _Core(
         stores=stores,
         uploads=upload_policy(settings),
@@ -121,9 +129,8 @@ def _core(settings: Settings, stores: Stores) -> _Core:
         retention=retention_policy(settings),
         registry=registry,
         disposal=Disposal(stores.db, stores.files, stores.clock, stores.metrics),
-        media=media,
-        workshop=Workshop(stores.db, stores.files, media, logs, registry),
-        logs=logs,
+        looks=looks,
+        workshop=Workshop(stores.db, stores.files, looks, registry),
     )
 
 

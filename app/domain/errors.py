@@ -378,6 +378,18 @@ class MediaOverLimits(AppError):
     code, kind, title = "media_over_limits", Kind.INVALID, "The media is over the limits"
 
 
+class NotAnImage(AppError):
+    """No picture this service reads; ``extra["allowed"]`` lists the formats."""
+
+    code, kind, title = "not_an_image", Kind.INVALID, "Not an image file"
+
+
+class UnsupportedCharacters(AppError):
+    """Text with characters that no font here has; ``extra["characters"]`` lists them by field."""
+
+    code, kind, title = "unsupported_characters", Kind.INVALID, "Characters that cannot be drawn"
+
+
 class TrimOutOfRange(AppError):
     """start or end do not fit the clip; ``extra["duration_seconds"]`` is its length, if known."""
 

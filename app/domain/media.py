@@ -78,6 +78,18 @@ class MediaInfo:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class StillInfo:
+    """A picture that somebody brought. ``format`` is png, jpeg or webp; the size as it is shown, in
+    pixels, after the rotation that its own data ask for.
+    """
+
+    format: str
+    width: int
+    height: int
+    has_alpha: bool
+
+
 def media_from_json(data: dict[str, Any]) -> MediaInfo:
     """Return the probe result that ``MediaInfo.as_json`` stored."""
     audio = data["audio"]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from app.domain.jobs import InputRole
-from app.domain.media import MediaInfo
+from app.domain.media import MediaInfo, StillInfo
 from app.operations.moodle.export_head import ExportHead
 
 
@@ -35,10 +35,24 @@ class InputRule:
 
 @dataclass(frozen=True, slots=True)
 class ClipInput:
-    """One input as a plan sees it: its name inside the job's folder (its id) and its probe."""
+    """One clip as a plan sees it: its name inside the job's folder (its id) and its probe.
+
+    ``sha256`` of its bytes in hex, None while nobody has counted it yet.
+    """
 
     name: str
     media: MediaInfo
+    filename: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StillInput:
+    """One picture as a plan sees it: a still to be shown, or a logo. Only the limited child reads it."""
+
+    name: str
+    role: InputRole
+    still: StillInfo
     filename: str
 
 
@@ -52,7 +66,7 @@ class LogInput:
     size_bytes: int
 
 
-JobSource = ClipInput | LogInput
+JobSource = ClipInput | StillInput | LogInput
 """An input of a plan; which of them, its role decides."""
 
 
@@ -74,8 +88,9 @@ class Expected:
 class FFmpegStep:
     """One run of FFmpeg. ``arguments`` come from ``app.operations.ffmpeg`` only, without the binary.
 
-    ``output`` is the name of the file it writes inside the job's folder. ``pixels`` of its largest
-    picture decide how much memory it may take.
+    Numbers that earlier steps found (``StepFacts.numbers``) stand in them as ``{name}``. ``output``
+    is the name of the file it writes inside the job's folder. ``pixels`` of its largest picture decide
+    how much memory it may take.
     """
 
     name: str
@@ -92,8 +107,8 @@ class PythonStep:
     """One run of a program of ours in the limited child, for work on bytes that nobody trusts.
 
     ``program`` is its name among those that the runner knows, ``arguments`` what it is told (JSON
-    values). ``inputs`` are the files of the job's folder that it may read and not change, ``output``
-    the one it writes.
+    values). ``inputs`` are the files of the job's folder that it may read and not change, ``outputs``
+    those it writes: all of them, or the step has failed.
     """
 
     name: str
@@ -101,11 +116,11 @@ class PythonStep:
     program: str
     arguments: Mapping[str, Any]
     inputs: tuple[str, ...]
-    output: str
+    outputs: tuple[str, ...]
 
 
 Step = FFmpegStep | PythonStep
-"""The kinds of steps there are; drawing and copying come with the operations that need them."""
+"""The kinds of steps there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +150,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class StepFacts:
-    """What a step learned while it ran, for the job's result and its warnings."""
+    """What a step learned while it ran, for the job's result and its warnings.
+
+    ``numbers`` are for the steps that follow, such as where a title came to stand.
+    """
 
     result: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    numbers: Mapping[str, int] = field(default_factory=dict)
 
 
 NOTHING_LEARNED = StepFacts()
@@ -160,4 +179,4 @@ class Operation(Protocol):
     work_factor: ClassVar[float]
     releases_inputs: ClassVar[bool]
 
-    def plan(self, params: Any, clips: Sequence[Any]) -> Plan: ...
+    def plan(self, params: Any, sources: Sequence[Any]) -> Plan: ...

@@ -5,7 +5,7 @@ kind: a foreign clip, whose bytes and headers are not to be trusted.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from app.domain.media import MediaInfo, VideoInfo
@@ -180,6 +180,23 @@ OUTPUT = (
 
 
 MP4 = ("-movflags", "+faststart", "-f", "mp4")
+
+
+_PLACE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+_OF_THE_MACHINE = frozenset({THREADS, ENHANCEMENTS})
+
+
+def put_in(arguments: Sequence[str], numbers: Mapping[str, int]) -> tuple[str, ...]:
+    """Return ``arguments`` with the ``numbers`` that earlier steps found in their places.
+
+    Raises ``KeyError`` for a number that no step has told.
+    """
+    return tuple(
+        argument
+        if argument in _OF_THE_MACHINE
+        else _PLACE.sub(lambda found: str(int(numbers[found[1]])), argument)
+        for argument in arguments
+    )
 
 
 def complete(arguments: Sequence[str], *, threads: int, major: int) -> list[str]:

@@ -75,9 +75,9 @@ class MoodleLog:
     work_factor: ClassVar[float] = 1.5
     releases_inputs: ClassVar[bool] = True
 
-    def plan(self, params: MoodleLogParams, clips: Sequence[LogInput]) -> Plan:
+    def plan(self, params: MoodleLogParams, sources: Sequence[LogInput]) -> Plan:
         """Return the three steps. Raises TimezoneRequired."""
-        (log,) = clips
+        (log,) = sources
         if params.timezone is None and not log.head.names_offsets:
             raise timezone_required()
         anonymise = params.anonymise
@@ -125,7 +125,7 @@ def timezone_required() -> TimezoneRequired:
 def _step(
     name: str, weight: float, arguments: dict[str, Any], inputs: tuple[str, ...], output: str
 ) -> PythonStep:
-    return PythonStep(name, weight, PROGRAM, arguments, inputs, output)
+    return PythonStep(name, weight, PROGRAM, arguments, inputs, (output,))
 
 
 def output_name(filename: str) -> str:

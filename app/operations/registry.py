@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from app.domain.errors import UnknownOperation
 from app.operations.base import Operation
 from app.operations.moodle_log import MoodleLog
+from app.operations.templates.text import Alphabet
 from app.operations.trim import Trim
 
 
@@ -31,6 +32,7 @@ class Registry:
         return tuple(self._operations.values())
 
 
-def default_registry() -> Registry:
-    """Return every operation of this version."""
+def default_registry(alphabet: Alphabet) -> Registry:
+    """Return every operation of this version; ``alphabet`` knows what text can be drawn."""
+    del alphabet
     return Registry([Trim(), MoodleLog()])

@@ -121,9 +121,9 @@ class Trim:
     work_factor: ClassVar[float] = 2.0
     releases_inputs: ClassVar[bool] = False
 
-    def plan(self, params: TrimParams, clips: Sequence[ClipInput]) -> Plan:
+    def plan(self, params: TrimParams, sources: Sequence[ClipInput]) -> Plan:
         """Return the one step of a cut. Raises ``TrimOutOfRange`` naming the clip's length."""
-        (clip,) = clips
+        (clip,) = sources
         cut = find_cut(params, clip.media)
         audio = _audible(clip.media.audio, cut)
         step = FFmpegStep(

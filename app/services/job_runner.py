@@ -1,6 +1,7 @@
 """Running one attempt of a job from claim to end: steps, limits and the one way it ends."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from structlog.contextvars import bound_contextvars
 
 from app.domain.errors import AppError, JobTimedOut
 from app.domain.jobs import Fence
-from app.operations.base import Plan, StepFacts
+from app.operations.base import FFmpegStep, Plan, Step, StepFacts
+from app.operations.ffmpeg import put_in
 from app.services.cancellation import uninterrupted
 from app.services.job_claims import Claims
 from app.services.job_closing import Closed, Closing
@@ -115,11 +117,14 @@ class JobRunner:
         place = await self._workshop.prepare(run.job)
         total = sum(step.weight for step in place.plan.steps) or 1.0
         done = 0.0
-        plan = place.plan
-        for step in plan.steps:
+        plan, numbers = place.plan, dict[str, int]()
+        for planned in plan.steps:
+            step = _with_numbers(planned, numbers)
             run.stage = step.name
             report = _progress_of(run, done / total, step.weight / total)
-            plan = _with_facts(plan, await self._steps.run(step, place.folder, report))
+            facts = await self._steps.run(step, place.folder, report)
+            numbers.update(facts.numbers)
+            plan = _with_facts(plan, facts)
             done += step.weight
             run.advance(100 * done / total)
         run.stage = "publishing"
@@ -146,6 +151,13 @@ class JobRunner:
         except AppError as error:
             # The row stays as it is: start-up finds this worker's lock free and queues it again.
             logger.warning("job.hand_back_failed", code=error.code)
+
+
+def _with_numbers(step: Step, numbers: Mapping[str, int]) -> Step:
+    """Return the step with what earlier ones found put into its arguments."""
+    if not isinstance(step, FFmpegStep):
+        return step
+    return replace(step, arguments=put_in(step.arguments, numbers))
 
 
 def _with_facts(plan: Plan, facts: StepFacts) -> Plan:

@@ -17,6 +17,7 @@ from app.services.job_inputs import Inputs
 from app.services.logs import LogLooks
 from app.services.media import MediaService
 from app.services.ports import Database, Files, Transaction
+from app.services.stills import StillLooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,15 @@ class Workplace:
     plan: Plan
 
 
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """Who looks at an input of each kind, before anything is done with it."""
+
+    media: MediaService
+    stills: StillLooks
+    logs: LogLooks
+
+
 class Workshop:
     """Gets inputs, folder and plan of a job together."""
 
@@ -34,14 +44,12 @@ class Workshop:
         self,
         db: Database,
         files: Files,
-        media: MediaService,
-        logs: LogLooks,
+        looks: Looks,
         registry: Registry,
     ) -> None:
         self._db = db
-        self._logs = logs
         self._files = files
-        self._media = media
+        self._looks = looks
         self._registry = registry
 
     async def prepare(self, job: Job) -> Workplace:
@@ -68,20 +76,23 @@ class Workshop:
     ) -> list[JobSource]:
         """Look at inputs one by one, as their roles ask: clips are probed unless that was done."""
         return [
-            await (
-                self._logs.look(source)
-                if item.role is InputRole.LOG
-                else self._look_at_clip(source)
-            )
+            await self._look_at_one(item.role, source)
             for item, source in zip(inputs, sources, strict=True)
         ]
 
+    async def _look_at_one(self, role: InputRole, source: Upload | Output) -> JobSource:
+        if role is InputRole.LOG:
+            return await self._looks.logs.look(source)
+        if role is InputRole.CLIP:
+            return await self._look_at_clip(source)
+        return await self._looks.stills.look(source, role)
+
     async def _look_at_clip(self, source: Upload | Output) -> ClipInput:
         if isinstance(source, Upload):
-            media = await self._media.media_of(source)
+            media = await self._looks.media.media_of(source)
         else:
-            media = await self._media.media_of_output(source)
-        return ClipInput(name=source.id, media=media, filename=source.filename)
+            media = await self._looks.media.media_of_output(source)
+        return ClipInput(source.id, media, source.filename, source.sha256)
 
     async def try_plan(self, operation: Operation, params: object, inputs: Inputs) -> Plan:
         """Plan without doing, so that impossible work is refused at once."""

@@ -13,12 +13,12 @@ import pytest_asyncio
 from app.domain.errors import EmptyFile, NotMedia, StorageFailed
 from app.infrastructure.media.ffmpeg_locator import locate_ffmpeg
 from app.infrastructure.worker.digests import FileDigests
-from app.operations.base import Step
+from app.operations.base import FFmpegStep
 from app.operations.trim import TrimParams
 from app.services.ports import MediaProbe, StepRunner
 from tests.fakes.clips import ClipSpec, make_clip
 from tests.fakes.media import CLIP, FakeProbe
-from tests.fakes.media_bench import open_bench
+from tests.fakes.media_bench import one_step, open_bench
 from tests.fakes.steps import FakeSteps, make_step
 
 
@@ -30,7 +30,7 @@ class Tools:
     runner: StepRunner
     folder: Path
     clip: Path
-    step: Step
+    step: FFmpegStep
 
 
 @pytest_asyncio.fixture(params=["fake", "real"])
@@ -47,7 +47,7 @@ async def tools(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     clip = await asyncio.to_thread(make_clip, tmp_path, locate_ffmpeg(None).path, spec)
     async with open_bench(folder) as bench:
         plan = await bench.plan(clip, TrimParams(start=1.0, end=3.0))
-        yield Tools(bench.probe, bench.steps, folder, clip, plan.steps[0])
+        yield Tools(bench.probe, bench.steps, folder, clip, one_step(plan))
 
 
 async def test_a_clip_is_known_by_its_length_and_video(tools: Tools) -> None:

@@ -45,9 +45,10 @@ from app.services.logs import LogLooks
 from app.services.media import MediaService
 from app.services.ports import Database, Files, MediaProbe, StepRunner, Transaction
 from app.services.recovery import Recovery
-from app.services.workshop import Workshop
+from app.services.stills import StillLooks
+from app.services.workshop import Looks, Workshop
 from tests.factories import make_batch, make_completed_upload, make_session
-from tests.fakes.media import CLIP, FakeProbe
+from tests.fakes.media import CLIP, FakeProbe, FakeStills
 from tests.fakes.steps import FakeSteps, Join, Polish
 
 T = TypeVar("T")
@@ -133,8 +134,12 @@ class House:
         steps, probe, worker = FakeSteps(), FakeProbe(), new_id()
         registry = Registry([Polish(), Join(), Trim(), MoodleLog()])
         real_probe, real_steps = tools or (probe, steps)
-        media = MediaService(db, files, real_probe)
-        workshop = Workshop(db, files, media, LogLooks(files, LOG_MAX_BYTES), registry)
+        looks = Looks(
+            media=MediaService(db, files, real_probe),
+            stills=StillLooks(files, FakeStills()),
+            logs=LogLooks(files, LOG_MAX_BYTES),
+        )
+        workshop = Workshop(db, files, looks, registry)
         closing = Closing(db, files, disposal, clock, metrics, rules)
         publication = Publication(db, files, FileDigests(), clock, closing)
         engine = EmbeddedEngine(db, clock, workers=workers, poll_seconds=0.1)
@@ -152,7 +157,7 @@ class House:
             metrics=metrics,
             steps=steps,
             probe=probe,
-            media=media,
+            media=looks.media,
             closing=closing,
             publication=publication,
             runner=JobRunner(

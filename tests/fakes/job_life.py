@@ -44,13 +44,14 @@ from app.services.jobs import JobService
 from app.services.logs import LogLooks
 from app.services.media import MediaService
 from app.services.ports import Beat, Transaction
+from app.services.stills import StillLooks
 from app.services.sweeps.base import Sweep, SweepRun
 from app.services.sweeps.inputs import SpentInputs
 from app.services.sweeps.jobs import ExpiredJobs, JobTimeouts
-from app.services.workshop import Workshop
+from app.services.workshop import Looks, Workshop
 from tests.factories import make_batch, make_completed_upload, make_session
 from tests.fakes.clock import FakeClock
-from tests.fakes.media import CLIP, FakeProbe
+from tests.fakes.media import CLIP, FakeProbe, FakeStills
 from tests.fakes.steps import Polish
 from tests.fakes.sweeping import RememberingQueue
 
@@ -142,8 +143,12 @@ class Life:
         files, engine = LocalFiles(folder), RememberingQueue()
         disposal = Disposal(db, files, clock, metrics)
         registry = Registry([Polish()])
-        media = MediaService(db, files, FakeProbe())
-        workshop = Workshop(db, files, media, LogLooks(files, 2**20), registry)
+        looks = Looks(
+            media=MediaService(db, files, FakeProbe()),
+            stills=StillLooks(files, FakeStills()),
+            logs=LogLooks(files, 2**20),
+        )
+        workshop = Workshop(db, files, looks, registry)
         rescue = JobRescue(db, engine, disposal, metrics, rules)
         sweeps: tuple[Sweep, ...] = (
             SpentInputs(db, files, disposal),

@@ -3,12 +3,14 @@
 import asyncio
 from pathlib import Path
 
-from app.domain.errors import EmptyFile, NotMedia
-from app.domain.media import AudioInfo, MediaInfo, VideoInfo
-from app.services.ports import MediaProbe
+from app.domain.errors import EmptyFile, NotAnImage, NotMedia
+from app.domain.media import AudioInfo, MediaInfo, StillInfo, VideoInfo
+from app.services.ports import MediaProbe, StillProbe
 
 CLIP = b"clip "
 """A file that begins so is a clip of ten seconds to ``FakeProbe``."""
+STILL = b"still "
+"""A file that begins so is a picture to ``FakeStills``."""
 
 
 def make_media(*, duration_seconds: float = 10.0, size_bytes: int = 100) -> MediaInfo:
@@ -36,6 +38,18 @@ def make_media(*, duration_seconds: float = 10.0, size_bytes: int = 100) -> Medi
         ),
         audio=AudioInfo(codec="aac", sample_rate=48000, channels=2, layout="stereo"),
     )
+
+
+class FakeStills(StillProbe):
+    """Files that begin with ``STILL`` are pictures of 640 x 360, empty and other ones are refused."""
+
+    async def probe_still(self, path: Path) -> StillInfo:
+        content = await asyncio.to_thread(path.read_bytes)
+        if not content:
+            raise EmptyFile
+        if not content.startswith(STILL):
+            raise NotAnImage
+        return StillInfo("png", 640, 360, has_alpha=False)
 
 
 class FakeProbe(MediaProbe):

@@ -6,16 +6,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.domain.errors import LogFailed
 from app.domain.media import MediaInfo, MediaLimits
 from app.infrastructure.media.ffmpeg_locator import FFmpeg, locate_ffmpeg
 from app.infrastructure.media.probe import ProbeChild
 from app.infrastructure.media.process_runner import Isolation, ProcessRunner
-from app.infrastructure.media.python_steps import PythonStepRunner
+from app.infrastructure.media.python_steps import Program, PythonStepRunner
 from app.infrastructure.media.sandbox import detect_sandbox
 from app.infrastructure.media.step_kinds import StepKinds
 from app.infrastructure.media.step_runner import FFmpegStepRunner
 from app.infrastructure.moodle import CHILD
-from app.operations.base import ClipInput, Plan, Step
+from app.operations.base import ClipInput, FFmpegStep, Plan, PythonStep, Step
 from app.operations.moodle_log import PROGRAM as MOODLE_LOG
 from app.operations.trim import Trim, TrimParams
 
@@ -44,7 +45,7 @@ class MediaBench:
 
     async def run(self, step: Step) -> Path:
         await self.steps.run(step, self.folder, self.reported.append)
-        return self.folder / step.output
+        return self.folder / outputs_of(step)[0]
 
     async def trim(
         self, clip: Path, start: float | str | None, end: float | str | None
@@ -54,6 +55,18 @@ class MediaBench:
 
     async def look(self, path: Path) -> MediaInfo:
         return await self.probe.probe(path)
+
+
+def one_step(plan: Plan) -> FFmpegStep:
+    """The only step of a plan, which is FFmpeg's."""
+    (step,) = plan.steps
+    assert isinstance(step, FFmpegStep)
+    return step
+
+
+def outputs_of(step: Step) -> tuple[str, ...]:
+    """The files that a step writes, of whatever kind it is."""
+    return step.outputs if isinstance(step, PythonStep) else (step.output,)
 
 
 @asynccontextmanager
@@ -72,7 +85,9 @@ async def open_bench(
     probe = ProbeChild(runner, limits)
     steps = StepKinds(
         FFmpegStepRunner(ffmpeg, runner, probe, stall_seconds=stall_seconds, threads=1),
-        PythonStepRunner(runner, {MOODLE_LOG: CHILD}, stall_seconds=stall_seconds),
+        PythonStepRunner(
+            runner, {MOODLE_LOG: Program(CHILD, LogFailed)}, stall_seconds=stall_seconds
+        ),
     )
     try:
         yield MediaBench(folder, ffmpeg, runner, probe, steps)

@@ -18,6 +18,7 @@ from app.operations.base import (
     Params,
     Plan,
     PlannedOutput,
+    PythonStep,
     Step,
     StepFacts,
 )
@@ -55,7 +56,8 @@ class FakeSteps(StepRunner):
             if self.gate is not None:
                 await self.gate.wait()
             on_progress(1.0)
-            (folder / step.output).write_bytes(RESULT)
+            for name in step.outputs if isinstance(step, PythonStep) else (step.output,):
+                (folder / name).write_bytes(RESULT)
         except asyncio.CancelledError:
             await asyncio.sleep(0)  # as a child takes its moment to be reaped
             self.stopped += 1
@@ -81,8 +83,8 @@ class Polish:
     work_factor: ClassVar[float] = 1.0
     releases_inputs: ClassVar[bool] = False
 
-    def plan(self, params: PolishParams, clips: Sequence[ClipInput]) -> Plan:
-        (clip,) = clips
+    def plan(self, params: PolishParams, sources: Sequence[ClipInput]) -> Plan:
+        (clip,) = sources
         if params.until > clip.media.duration_seconds:
             raise TrimOutOfRange(extra={"duration_seconds": clip.media.duration_seconds})
         return Plan(
@@ -99,8 +101,8 @@ class Join(Polish):
     name: ClassVar[str] = "join"
     inputs: ClassVar[tuple[InputRule, ...]] = (InputRule(InputRole.CLIP, 2, 3),)
 
-    def plan(self, params: PolishParams, clips: Sequence[ClipInput]) -> Plan:
-        names = "+".join(clip.filename for clip in clips)
+    def plan(self, params: PolishParams, sources: Sequence[ClipInput]) -> Plan:
+        names = "+".join(clip.filename for clip in sources)
         return Plan(
             steps=(make_step("join", weight=1.0),),
             outputs=(PlannedOutput("join.mp4", names, "video/mp4"),),

@@ -34,6 +34,7 @@ from app.domain.uploads import FsyncMode, UploadPolicy
 from app.infrastructure.clock import SystemClock
 from app.infrastructure.database.engine import SqlDatabase
 from app.infrastructure.database.migrate import upgrade
+from app.infrastructure.drawing.fonts import FontAlphabet
 from app.infrastructure.metrics import PrometheusMetrics
 from app.infrastructure.storage.local import LocalFiles
 from app.infrastructure.storage.part_copy import FilePartCopier
@@ -153,7 +154,7 @@ def _wire(
         disposal=disposal,
         queue=queue,
         metrics=metrics,
-        operations=default_registry(),
+        operations=default_registry(FontAlphabet()),
         sessions=SessionPolicy(max_age=DAY, batch_ttl=DAY),
         jobs=JOB_POLICY,
     )

@@ -32,16 +32,15 @@ from app.domain.errors import (
     TimezoneRequired,
 )
 from app.domain.jobs import InputRole, Job, JobInput, JobStatus
-from app.infrastructure.media.python_steps import PythonStepRunner
+from app.infrastructure.media.python_steps import Program, PythonStepRunner
 from app.infrastructure.media.sandbox import Sandbox, SandboxLevel, candidates
 from app.infrastructure.moodle import CHILD
 from app.operations.base import LogInput, PythonStep
 from app.operations.moodle.export_head import look_at_export
 from app.operations.moodle_log import MoodleLog, MoodleLogParams
 from app.services.job_requests import JobRequest
-from app.services.logs import LogLooks
 from tests.fakes.job_house import House, eventually, prepare
-from tests.fakes.media_bench import MediaBench, open_bench
+from tests.fakes.media_bench import MediaBench, open_bench, outputs_of
 from tests.fakes.moodle_logs import ANNA, as_csv, many_rows
 
 BERLIN = {"timezone": "Europe/Berlin"}
@@ -231,7 +230,7 @@ async def test_a_log_over_the_limit_and_a_video_s_role_are_refused(house: House)
     wrong = (JobInput(InputRole.CLIP, upload_id=upload.id),)
     with pytest.raises(InvalidInputs, match="takes no clip"):
         await house.jobs.create(OWNER, JobRequest("moodle-log", BERLIN, inputs=wrong))
-    house.jobs.creation.workshop._logs = LogLooks(house.files, 10)
+    house.jobs.creation.workshop._looks.logs.max_bytes = 10
     with pytest.raises(LogTooLarge):
         await house.jobs.create(OWNER, JobRequest("moodle-log", BERLIN, batch_id=batch.id))
 
@@ -246,7 +245,7 @@ async def test_a_trim_refuses_a_log_without_starting_a_child(house: House) -> No
 
 
 def step_of(program: str) -> PythonStep:
-    return PythonStep("working", 1.0, program, {"some": "thing"}, ("given",), "made")
+    return PythonStep("working", 1.0, program, {"some": "thing"}, ("given",), ("made",))
 
 
 async def run_program(
@@ -256,7 +255,9 @@ async def run_program(
     await asyncio.to_thread(script.write_text, text)
     await asyncio.to_thread((bench.folder / "given").write_bytes, b"given")
     reported: list[float] = []
-    runner = PythonStepRunner(bench.runner, {"p": script}, stall_seconds=stall_seconds)
+    runner = PythonStepRunner(
+        bench.runner, {"p": Program(script, LogFailed)}, stall_seconds=stall_seconds
+    )
     facts = await runner.run(step_of("p"), bench.folder, reported.append)
     return facts, reported
 
@@ -360,7 +361,7 @@ async def test_a_log_is_processed_at_every_level_of_isolation(
         facts = [await bench.steps.run(step, bench.folder, lambda _: None) for step in plan.steps]
         assert facts[-1].result["events"] == 20
         made = {path.name for path in bench.folder.iterdir()}
-        assert made == {"log", *(step.output for step in plan.steps)}
+        assert made == {"log", *(name for step in plan.steps for name in outputs_of(step))}
 
 
 SPILL = """
@@ -387,7 +388,7 @@ def test_nothing_is_written_outside_the_job_s_folder(tmp_path: Path) -> None:
     for step in MoodleLog().plan(MoodleLogParams(timezone="UTC"), [log]).steps:
         assert isinstance(step, PythonStep)
         wish = json.dumps(dict(step.arguments))
-        commands.append((*python, str(CHILD), wish, *step.inputs, step.output))
+        commands.append((*python, str(CHILD), wish, *step.inputs, *step.outputs))
     made = {place for command in commands for place in places_made(command, folder)}
     assert {place for place in made if not place.startswith(f"{folder}/")} == set()
     assert [place for place in made if "etilqs" in place], "nothing was spilled"

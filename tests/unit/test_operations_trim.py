@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from app.domain.errors import TrimOutOfRange, UnknownOperation
 from app.domain.media import AudioInfo, MediaInfo, VideoInfo
+from app.infrastructure.drawing.fonts import FontAlphabet
 from app.operations.base import ClipInput, FFmpegStep, Plan
 from app.operations.ffmpeg import seek_margin
 from app.operations.registry import default_registry
@@ -280,7 +281,7 @@ def test_a_name_that_is_no_id_never_reaches_ffmpeg() -> None:
 
 
 def test_the_registry_knows_trim_and_names_what_it_knows() -> None:
-    registry = default_registry()
+    registry = default_registry(FontAlphabet())
     assert [operation.name for operation in registry.all()] == ["trim", "moodle-log"]
     assert registry.get("trim").params_model is TrimParams
     with pytest.raises(UnknownOperation, match="trim, moodle-log"):

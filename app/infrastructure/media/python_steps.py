@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from app.domain import errors
-from app.domain.errors import AppError, LogFailed, NoSpace
+from app.domain.errors import AppError, NoSpace
 from app.infrastructure.media.process_runner import (
     Command,
     Finished,
@@ -35,7 +35,11 @@ CPU_SECONDS = 4 * 3600
 NO_SPACE = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 
 REFUSALS = {
-    each.code: each for each in (errors.EmptyFile, errors.LogWithoutEvents, errors.LogNotText)
+    each.code: each
+    for each in (
+        *(errors.EmptyFile, errors.LogWithoutEvents, errors.LogNotText),
+        *(errors.InputDamaged, errors.NotAnImage, errors.UnsupportedCharacters),
+    )
 }
 """What a program may say of its input, by code."""
 
@@ -69,7 +73,11 @@ class _Listener:
                 self.reach(min(max(float(said["progress"]), 0.0), 1.0))
             elif "facts" in said:
                 told = said["facts"]
-                self.facts = StepFacts(dict(told["result"]), tuple(map(str, told["warnings"])))
+                self.facts = StepFacts(
+                    dict(told["result"]),
+                    tuple(map(str, told["warnings"])),
+                    {str(name): int(value) for name, value in told.get("numbers", {}).items()},
+                )
             elif "refused" in said:
                 told = said["refused"]
                 kind = REFUSALS[told["code"]]
@@ -79,29 +87,37 @@ class _Listener:
             log.warning("program.unreadable", length=len(line))
 
 
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A script of ours, and the error that its job gets when it breaks without a word."""
+
+    script: Path
+    failure: type[AppError]
+
+
 class PythonStepRunner:
     """Runs one step at a time per call, in the folder it is given.
 
-    ``programs``: scripts by name. ``stall_seconds``: how long one may show no sign of life.
+    ``programs``: what may run, by name. ``stall_seconds``: how long one may show no sign of life.
     """
 
     def __init__(
-        self, runner: ProcessRunner, programs: Mapping[str, Path], *, stall_seconds: float
+        self, runner: ProcessRunner, programs: Mapping[str, Program], *, stall_seconds: float
     ) -> None:
         self._runner = runner
         self._programs = programs
         self._stall_seconds = stall_seconds
 
     async def run(self, step: PythonStep, folder: Path, on_progress: ProgressCallback) -> StepFacts:
-        """Run ``step`` and leave its result in ``folder`` under ``step.output``.
+        """Run ``step`` and leave its results in ``folder`` under ``step.outputs``.
 
-        Raises what the program found wrong, LogFailed, NoSpace, JobTimedOut (no sign of life); in
-        each of these cases, and when cancelled, only a ``.part`` file may be left.
+        Raises what the program found wrong, its ``failure``, NoSpace, JobTimedOut (no sign of life); in
+        each of these cases, and when cancelled, only ``.part`` files may be left.
         """
-        part = folder / f"{step.output}.part"
+        program = self._programs[step.program]
         listener = _Listener(on_progress)
         listener.reach(0.0)
-        command = self._command(step, folder, part.name)
+        command = self._command(step, program, folder)
         async with self._runner.start(command, on_stdout=listener.feed) as child:
             finished = await watch(
                 child,
@@ -110,21 +126,21 @@ class PythonStepRunner:
                 what="The processing",
             )
         if not finished.succeeded:
-            raise _failure(step, finished, listener)
+            raise _failure(step, program, finished, listener)
         try:
-            await asyncio.to_thread(part.rename, folder / step.output)
+            await asyncio.to_thread(_rename, folder, step.outputs)
         except FileNotFoundError as error:
-            raise LogFailed("The processing wrote nothing.") from error
+            raise program.failure("The processing wrote nothing.") from error
         listener.reach(1.0)
         return listener.facts
 
-    def _command(self, step: PythonStep, folder: Path, output: str) -> Command:
+    def _command(self, step: PythonStep, program: Program, folder: Path) -> Command:
         folder = folder.absolute()
         return Command(
             arguments=(
-                *(sys.executable, "-I", "-B", str(self._programs[step.program])),
+                *(sys.executable, "-I", "-B", str(program.script)),
                 json.dumps(dict(step.arguments)),
-                *(*step.inputs, output),
+                *(*step.inputs, *map(_part, step.outputs)),
             ),
             folder=folder,
             # Inputs are hard links: what works on foreign bytes must not reach the uploads.
@@ -137,10 +153,21 @@ class PythonStepRunner:
         )
 
 
-def _failure(step: PythonStep, finished: Finished, listener: _Listener) -> AppError:
+def _part(name: str) -> str:
+    return f"{name}.part"
+
+
+def _rename(folder: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (folder / _part(name)).rename(folder / name)
+
+
+def _failure(
+    step: PythonStep, program: Program, finished: Finished, listener: _Listener
+) -> AppError:
     if listener.refusal is not None:
         return listener.refusal
     if any(words in finished.stderr for words in NO_SPACE):
         return NoSpace("The disk is full: the result did not fit.")
     log.warning("program.failed", step=step.name, stderr=finished.stderr)
-    return LogFailed(f"The processing failed while {step.name}; the log has its last words.")
+    return program.failure(f"The processing failed while {step.name}; the log has its last words.")

@@ -21,7 +21,7 @@ from app.services.ports.job_rows import (
     RateRows,
 )
 from app.services.ports.jobs import JobQueue, Workers
-from app.services.ports.media import MediaProbe, ProgressCallback, StepRunner
+from app.services.ports.media import MediaProbe, ProgressCallback, StepRunner, StillProbe
 from app.services.ports.metrics import Metrics
 from app.services.ports.record_rows import (
     CleanupRows,
@@ -60,6 +60,7 @@ __all__ = [
     "SessionRows",
     "Sleep",
     "StepRunner",
+    "StillProbe",
     "SweepReportRows",
     "TombstoneRows",
     "Transaction",

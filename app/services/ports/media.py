@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from app.domain.media import MediaInfo
+from app.domain.media import MediaInfo, StillInfo
 from app.operations.base import Step, StepFacts
 
 
@@ -14,6 +14,16 @@ class MediaProbe(Protocol):
 
         Raises EmptyFile, NotMedia, NoVideoStream, MediaOverLimits, InputDamaged; JobTimedOut when
         the child takes too long. Never more than a few at a time.
+        """
+        ...
+
+
+class StillProbe(Protocol):
+    async def probe_still(self, path: Path) -> StillInfo:
+        """Look at a foreign picture in a limited child process.
+
+        Raises EmptyFile, NotAnImage, MediaOverLimits (too many pixels), InputDamaged; JobTimedOut
+        when the child takes too long.
         """
         ...
 

@@ -1,0 +1,1 @@
+"""Drawing titles, shapes and pictures, in a limited child process; the service knows the fonts only."""
