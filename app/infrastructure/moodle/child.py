@@ -3,7 +3,7 @@
     child.py ARGUMENTS_JSON INPUT... OUTPUT
 
 The working directory is the job's folder, the last name the file to write. What it tells the service
-is in ``telling``; its exit code says whether the output is whole.
+is in ``app.infrastructure.telling``; its exit code says whether the output is whole.
 """
 
 import json
@@ -21,8 +21,8 @@ sys.path.append(str(Path(__file__).resolve().parents[3]))
 from app.domain.errors import AppError
 from app.infrastructure.moodle.reading import read_export
 from app.infrastructure.moodle.sorting import sort_events
-from app.infrastructure.moodle.telling import Teller, tell_facts, tell_refusal
 from app.infrastructure.moodle.writing import decisions, write_results
+from app.infrastructure.telling import Teller, tell_facts, tell_refusal
 from app.operations.moodle.export_head import head_from_json
 from app.operations.moodle.moments import as_utc
 

@@ -23,9 +23,15 @@ class Teller:
             _say({"progress": round(min(max(fraction, 0.0), 1.0), 4)})
 
 
-def tell_facts(result: Mapping[str, Any], warnings: Sequence[str] = ()) -> None:
-    """Say what the job's result and warnings are to hold."""
-    _say({"facts": {"result": dict(result), "warnings": list(warnings)}})
+def tell_facts(
+    result: Mapping[str, Any],
+    warnings: Sequence[str] = (),
+    *,
+    numbers: Mapping[str, int] | None = None,
+) -> None:
+    """Say what the job's result and warnings are to hold; ``numbers`` are for the steps after."""
+    facts = {"result": dict(result), "warnings": list(warnings), "numbers": dict(numbers or {})}
+    _say({"facts": facts})
 
 
 def tell_refusal(code: str, detail: str, extra: Mapping[str, Any]) -> None:
