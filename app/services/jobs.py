@@ -16,6 +16,7 @@ from app.domain.retention import RetentionPolicy
 from app.domain.tombstones import Reason
 from app.operations.base import InputRule
 from app.operations.registry import Registry
+from app.operations.templates.template import Template
 from app.services.burial import bury_job
 from app.services.disposal import Disposal
 from app.services.job_creation import JobCreation, JobMade
@@ -93,7 +94,10 @@ class JobService:
         parameters' own ``check`` raises when no input could fit them.
         """
         known = self.registry.get(operation)
-        check_params(known, params).check()
+        checked = check_params(known, params)
+        checked.check()
+        if isinstance(known, Template):
+            known.check_text(checked)
         check_count(known, n_inputs)
         check_timeout(timeout_seconds, self.rules.jobs)
 

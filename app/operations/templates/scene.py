@@ -42,8 +42,8 @@ class Shadow:
 @dataclass(frozen=True, slots=True)
 class Text:
     """Lines of text. Shrinks from ``size`` to ``smallest`` before it is cut with an ellipsis; wraps at
-    the region's width into at most ``lines`` lines. ``weight`` 400..800. ``leading`` is the distance of
-    lines and ``tracking`` what is added between letters, both in ems.
+    the region's width into at most ``lines`` lines; a line feed always begins one. ``weight`` 400..800.
+    ``leading`` is the distance of lines and ``tracking`` what is added between letters, both in ems.
     """
 
     text: str
@@ -64,6 +64,8 @@ class Shape:
     """A filled rectangle with round corners; ``color_end`` makes it a gradient along ``angle`` degrees.
 
     ``width`` 0: as wide as the region. Opacities 0..1; a scrim is a shape that fades to nothing.
+    Angle 0 runs from left to right, 90 from top to bottom. Gradients are smooth at both ends and
+    dithered, so that no bands are seen.
     """
 
     width: int
@@ -75,6 +77,17 @@ class Shape:
     opacity_end: float | None = None
     angle: int = 90
     kind: str = "shape"
+
+
+@dataclass(frozen=True, slots=True)
+class Glow:
+    """Soft light: an ellipse, ``opacity`` in its middle and nothing at its edge, dithered."""
+
+    width: int
+    height: int
+    color: str
+    opacity: float
+    kind: str = "glow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +126,9 @@ class Column:
 @dataclass(frozen=True, slots=True)
 class Plate:
     """Something on a plate of its own, with room around it. ``width`` and ``height`` at least so much:
-    a number in a circle is a plate whose radius is half of both.
+    a number in a circle is a plate whose radius is half of both. ``color_other`` is taken in place of
+    ``color`` where the picture on it (a logo) is seen better on that. ``stripe`` is the width of a
+    stripe of ``stripe_color`` along the side at which text begins, within the plate and its corners.
     """
 
     child: "Node"
@@ -125,10 +140,13 @@ class Plate:
     width: int = 0
     height: int = 0
     shadow: Shadow | None = None
+    color_other: str | None = None
+    stripe: int = 0
+    stripe_color: str | None = None
     kind: str = "plate"
 
 
-Node = Text | Shape | Picture | Row | Column | Plate
+Node = Text | Shape | Glow | Picture | Row | Column | Plate
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +159,7 @@ class Element:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A box of the frame and the elements stacked in it, ``gap`` apart.
+    """A box of the frame and the elements stacked in it, ``gap`` apart. It may reach beyond the frame.
 
     They gather at ``across`` and ``down``. What does not fit in height makes all of its text smaller
     together, down to each one's smallest, then takes lines away. ``overlay``: the elements lie upon
@@ -161,12 +179,16 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """All that is drawn for one render. ``is_rtl``: START is on the right, rows run leftwards."""
+    """All that is drawn for one render. ``is_rtl``: START is on the right, rows run leftwards.
+
+    ``language`` (BCP 47, empty when unknown) chooses among shapes of letters where a font has several.
+    """
 
     width: int
     height: int
     regions: tuple[Region, ...]
     is_rtl: bool = False
+    language: str = ""
 
     @property
     def element_names(self) -> tuple[str, ...]:
