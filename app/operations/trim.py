@@ -1,76 +1,27 @@
-"""The operation ``trim``: keep one part of a clip, exact to the frame at both ends."""
+"""The operation ``trim``: keep one part of a clip, exact to the frame or as it is stored."""
 
-import math
-import re
-import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import PurePosixPath
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from app.domain.errors import TrimOutOfRange
 from app.domain.jobs import InputRole
-from app.domain.media import AudioInfo, MediaInfo, VideoInfo
-from app.operations import ffmpeg
-from app.operations.base import (
-    ClipInput,
-    Expected,
-    FFmpegStep,
-    InputRule,
-    Params,
-    Plan,
-    PlannedOutput,
-)
-from app.operations.timecode import Timecode, say, to_seconds
-
-OUTPUT_FILE = "trimmed.mp4"
-
-END_TOLERANCE = Fraction(1, 1000)
-"""A clip's length is told rounded: an end this little beyond it means the clip's end."""
-HALF = Fraction(1, 2)
-SOUND_TOLERANCE = 0.015
-"""Seconds: gaps of the sound up to this long are closed, longer ones become silence. A lost packet
-leaves 20 ms or more; some cameras' times tremble by a few."""
-DROPPED_SECONDS = 0.2
-"""An evenly spaced clip may all the same lack a few frames, also where a cut ends."""
-CRF = "18"
-PRESET = "veryfast"
-
-KEPT_FORMATS = frozenset(
-    {
-        *("yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yuvj444p"),
-        *("yuv420p10le", "yuv422p10le", "yuv444p10le", "gray", "gray10le"),
-    }
-)
-"""Pixel formats that the encoder takes as they are."""
-DEEP = re.compile(r"(9|10|12|14|16|32)(le|be)?$|p01[0-9]")
-TALLEST_SUBSAMPLED = ("420", "422")
-KEPT_AUDIO_RATES = frozenset(
-    {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000}
-)
-MOST_CHANNELS = 8
-AUDIO_KBIT = {1: 96, 2: 192}
-AUDIO_KBIT_PER_CHANNEL = 80
+from app.operations.base import ClipInput, InputRule, Params, Plan
+from app.operations.trim_copy import copy_plan, find_start, why_no_copy
+from app.operations.trim_cut import SpanParams, find_cut
+from app.operations.trim_exact import exact_plan
 
 
-class TrimParams(Params):
-    """Which part to keep. Times count from the first frame."""
+class TrimParams(SpanParams):
+    """Which part to keep, and how. Times count from the first frame."""
 
-    start: Timecode | None = Field(
-        default=None,
-        description="Where to begin: seconds, or HH:MM:SS.mmm. Left out: at the first frame.",
-        examples=[2, "00:00:02.000"],
-    )
-    end: Timecode | None = Field(
-        default=None,
-        description="Where to stop; the frame at this time is not kept. Left out: the clip's end.",
-        examples=[7, "00:00:07.000"],
-    )
-    mode: Literal["exact"] = Field(
-        default="exact", description="exact: re-encoded, so that both ends are right to the frame."
+    mode: Literal["exact", "copy", "auto"] = Field(
+        default="exact",
+        description=(
+            "exact: re-encoded, so that both ends are right to the frame. copy: as it is stored, at "
+            "once and without loss, but only from a keyframe at or before start on, and up to a few "
+            "frames before end. auto: copy where that is what was asked for, else exact."
+        ),
     )
 
     @model_validator(mode="after")
@@ -80,41 +31,16 @@ class TrimParams(Params):
             raise ValueError(msg)
         return self
 
-    def check(self) -> None:
-        """Raise ``TrimOutOfRange`` when no clip is long enough for this, however long it is."""
-        start, end = _times(self)
-        problem = _contradiction(start, end)
-        if problem:
-            msg = f"{problem}."
-            raise TrimOutOfRange(msg)
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """What is kept, in ticks of the video's time base on the clip's own clock: first <= pts < stop.
-
-    ``stop`` is None when the rest of the clip is kept.
-    """
-
-    first: int
-    stop: int | None
-    start: Fraction
-    end: Fraction
-
-    @property
-    def length(self) -> Fraction:
-        """Seconds kept."""
-        return self.end - self.start
-
 
 class Trim:
     """Keeps the frames with start <= time < end, and the sound of the same stretch."""
 
     name: ClassVar[str] = "trim"
     description: ClassVar[str] = (
-        "Keep one part of a clip, exact to the frame at both ends. The kept frames have their own "
-        "times, size, colours and bit depth; rotation is applied to the picture. Answers an MP4 "
-        "with H.264 and AAC."
+        "Keep one part of a clip. Exact to the frame at both ends: the kept frames have their own "
+        "times, size, colours and bit depth; rotation is applied to the picture; answers an MP4 with "
+        "H.264 and AAC. Or copied as it is stored, where `mode` allows it. The job's result says "
+        "which mode ran, the real start and end, and why."
     )
     inputs: ClassVar[tuple[InputRule, ...]] = (InputRule(InputRole.CLIP, 1, 1),)
     params_model: ClassVar[type[Params]] = TrimParams
@@ -122,240 +48,17 @@ class Trim:
     releases_inputs: ClassVar[bool] = False
 
     def plan(self, params: TrimParams, sources: Sequence[ClipInput]) -> Plan:
-        """Return the one step of a cut. Raises ``TrimOutOfRange`` naming the clip's length."""
+        """Return the one step of a cut.
+
+        Raises ``TrimOutOfRange`` naming the clip's length; ``CannotCopy`` in the mode copy.
+        """
         (clip,) = sources
         cut = find_cut(params, clip.media)
-        audio = _audible(clip.media.audio, cut)
-        step = FFmpegStep(
-            name="trim",
-            weight=1.0,
-            arguments=(
-                *ffmpeg.GLOBAL,
-                *_input(clip, cut),
-                *ffmpeg.OUTPUT,
-                *_video_options(clip.media.video, cut),
-                *(_audio_options(audio, clip.media.video, cut) if audio else ("-an",)),
-                *ffmpeg.MP4,
-            ),
-            output=OUTPUT_FILE,
-            expected=Expected(
-                duration_seconds=float(cut.length),
-                duration_tolerance=_tolerance(clip.media, cut),
-                has_audio=audio is not None,
-                # No frame from beyond the end can be in it, but the last one may be shown for long.
-                overrun_tolerance=clip.media.duration_seconds,
-            ),
-            pixels=clip.media.video.width * clip.media.video.height,
-        )
-        return Plan(
-            steps=(step,),
-            outputs=(PlannedOutput(OUTPUT_FILE, output_name(clip.filename), "video/mp4"),),
-            result={
-                "mode": "exact",
-                "start_seconds": round(float(cut.start), 6),
-                "end_seconds": round(float(cut.end), 6),
-                "reason": (
-                    "Re-encoded, so that the cut is exact to the frame at both ends: kept are the "
-                    f"frames from {say(cut.start)} up to {say(cut.end)}."
-                ),
-            },
-            warnings=tuple(_changes(clip.media, cut)),
-            effort=_effort(clip.media, cut),
-        )
-
-
-def find_cut(params: TrimParams, media: MediaInfo) -> Cut:
-    """Return the cut that ``params`` ask for, to the nearest tick of the clip's clock.
-
-    Half a tick of tolerance: 2.0333 means the frame at 2.03333. Raises ``TrimOutOfRange``.
-    """
-    video = media.video
-    tick = Fraction(video.time_base)
-    whole = Fraction(str(media.duration_seconds))
-    start, asked_end = _times(params)
-    end = whole if asked_end is None else asked_end
-    _check_range(start, end, whole, media.duration_seconds)
-    first = math.ceil(start / tick - HALF)
-    stop = math.ceil(end / tick - HALF)
-    to_the_end = end >= whole - tick * HALF
-    if stop <= first or not (to_the_end or _holds_a_frame(media, first * tick, stop * tick)):
-        raise _out_of_range("No frame lies between start and end", media.duration_seconds)
-    return Cut(
-        first=video.start_pts + first,
-        stop=None if to_the_end else video.start_pts + stop,
-        start=first * tick,
-        end=whole if to_the_end else stop * tick,
-    )
-
-
-def _effort(media: MediaInfo, cut: Cut) -> float:
-    """Return the megapixels to encode; 0 where the rate is only told and there may be fewer frames."""
-    video = media.video
-    if video.frame_rate is None or not ffmpeg.is_even(media):
-        return 0.0
-    frames = float(cut.length * Fraction(video.frame_rate))
-    return frames * video.width * video.height / 1e6
-
-
-def _times(params: TrimParams) -> tuple[Fraction, Fraction | None]:
-    """Return start and end in seconds; an end that was left out is None."""
-    start = Fraction(0) if params.start is None else to_seconds(params.start)
-    return start, None if params.end is None else to_seconds(params.end)
-
-
-def _contradiction(start: Fraction, end: Fraction | None) -> str | None:
-    """Say what is wrong with the times whatever the clip, None when nothing is."""
-    if start < 0 or (end is not None and end < 0):
-        return "start and end cannot be negative"
-    if end is not None and start >= end:
-        return f"start ({say(start)}) must be before end ({say(end)})"
-    return None
-
-
-def _check_range(start: Fraction, end: Fraction, whole: Fraction, told: float) -> None:
-    if start >= whole:
-        problem = f"start is {say(start)}, at or beyond the clip's end"
-        raise _out_of_range(problem, told)
-    if end > whole + END_TOLERANCE:
-        problem = f"end is {say(end)}, beyond the clip's end"
-        raise _out_of_range(problem, told)
-    contradiction = _contradiction(start, end)
-    if contradiction:
-        raise _out_of_range(contradiction, told)
-
-
-def _out_of_range(what: str, duration_seconds: float) -> TrimOutOfRange:
-    return TrimOutOfRange(
-        f"{what}. The clip is {duration_seconds:.3f} s long.",
-        extra={"duration_seconds": duration_seconds},
-    )
-
-
-def _holds_a_frame(media: MediaInfo, start: Fraction, end: Fraction) -> bool:
-    """Whether an evenly spaced clip shows a new frame in there; a variable one may."""
-    video = media.video
-    if video.frame_rate is None or not ffmpeg.is_even(media):
-        return True
-    frame = 1 / Fraction(video.frame_rate)
-    tick = Fraction(video.time_base)
-    return math.ceil((start - tick) / frame) * frame < end + tick
-
-
-def _input(clip: ClipInput, cut: Cut) -> tuple[str, ...]:
-    origin = ffmpeg.start_seconds(clip.media.video)
-    return ffmpeg.foreign_clip(clip.name, clip.media, from_seconds=origin + cut.start)
-
-
-def _video_options(video: VideoInfo, cut: Cut) -> tuple[str, ...]:
-    bounds = f"start_pts={cut.first}" + ("" if cut.stop is None else f":end_pts={cut.stop}")
-    # Colour tags need no option: they travel with the frames.
-    filters = [f"trim={bounds}", f"setpts=PTS-({cut.first})"]
-    pixel_format = kept_format(video.pixel_format)
-    if _must_lose_a_line(video):
-        filters.append("crop=trunc(iw/2)*2:trunc(ih/2)*2:0:0")
-    return (
-        *("-filter:v", ",".join(filters), "-fps_mode", "passthrough"),
-        *("-enc_time_base:v", video.time_base),
-        *("-c:v", "libx264", "-preset", PRESET, "-crf", CRF, "-threads", ffmpeg.THREADS),
-        *("-pix_fmt", pixel_format),
-    )
-
-
-def _audio_options(audio: AudioInfo, video: VideoInfo, cut: Cut) -> tuple[str, ...]:
-    origin = ffmpeg.start_seconds(video)
-    start = ffmpeg.seconds(origin + cut.start)
-    end = ffmpeg.seconds(origin + cut.end)
-    channels = min(audio.channels, MOST_CHANNELS)
-    kbit = AUDIO_KBIT.get(channels, channels * AUDIO_KBIT_PER_CHANNEL)
-    filters = (
-        f"atrim=start={start}:end={end}",
-        f"asetpts=PTS-({start})/TB",
-        # Sound that begins late or has gaps gets silence there: players differ on empty stretches.
-        f"aresample=async=1:first_pts=0:min_hard_comp={SOUND_TOLERANCE}",
-        # A track without a sample would not be written: where there is but a gap, it is silent.
-        "apad=whole_len=1",
-    )
-    return (
-        *("-filter:a", ",".join(filters), "-c:a", "aac", "-b:a", f"{kbit}k"),
-        *(("-ac", str(channels)) if audio.channels > MOST_CHANNELS else ()),
-        *(() if audio.sample_rate in KEPT_AUDIO_RATES else ("-ar", "48000")),
-    )
-
-
-def _audible(audio: AudioInfo | None, cut: Cut) -> AudioInfo | None:
-    """Return the sound if any of it lies in the kept part; an empty track would fail to be written."""
-    if audio is None:
-        return None
-    late = audio.start_seconds is not None and audio.start_seconds >= cut.end
-    over = audio.end_seconds is not None and audio.end_seconds <= cut.start
-    return None if late or over else audio
-
-
-def _tolerance(media: MediaInfo, cut: Cut) -> float:
-    """A frame, a tick and what may be dropped; unevenly spaced, one may be as long as the cut."""
-    video = media.video
-    dropped = max(DROPPED_SECONDS, float(ffmpeg.longest_dropped(media)))
-    one = video.frame_seconds + float(Fraction(video.time_base)) + dropped
-    return one if ffmpeg.is_even(media) else max(one, float(cut.length))
-
-
-def kept_format(pixel_format: str) -> str:
-    """Return the pixel format to encode: the source's, else the nearest the encoder has."""
-    if pixel_format in KEPT_FORMATS:
-        return pixel_format
-    deep = "10le" if DEEP.search(pixel_format) else ""
-    for chroma in ("422", "444"):
-        if chroma in pixel_format:
-            return f"yuv{chroma}p{deep}"
-    if pixel_format.startswith(("gbr", "rgb", "bgr", "argb", "abgr")):
-        return f"yuv444p{deep}"
-    return f"yuv420p{deep}"
-
-
-def _must_lose_a_line(video: VideoInfo) -> bool:
-    """Whether the size is odd where colour is stored for pairs of pixels."""
-    subsampled = any(s in kept_format(video.pixel_format) for s in TALLEST_SUBSAMPLED)
-    return subsampled and bool(video.width % 2 or video.height % 2)
-
-
-def _changes(media: MediaInfo, cut: Cut) -> list[str]:
-    """Say what the result has otherwise than the clip, beyond its length."""
-    video, audio = media.video, media.audio
-    target = kept_format(video.pixel_format)
-    said = {
-        f"The rotation of {video.rotation} degrees was applied to the picture.": video.rotation,
-        f"The video was re-encoded from {video.codec} to h264.": video.codec != "h264",
-        f"The pixel format {video.pixel_format} became {target}.": target != video.pixel_format,
-        "The size was odd: one line or column was cut off.": _must_lose_a_line(video),
-    }
-    changes = [sentence for sentence, applies in said.items() if applies]
-    if audio is not None:
-        changes += _audio_changes(audio, cut)
-    others = media.stream_count - (1 if audio is None else 2)
-    if others > 0:
-        changes.append(f"Only the first video and sound were kept; {others} more left out.")
-    return changes
-
-
-def _audio_changes(audio: AudioInfo, cut: Cut) -> list[str]:
-    if _audible(audio, cut) is None:
-        return ["The kept part has no sound."]
-    said = {
-        f"The sound was re-encoded from {audio.codec} to aac.": audio.codec != "aac",
-        f"{audio.channels} channels became {MOST_CHANNELS}.": audio.channels > MOST_CHANNELS,
-        f"The sample rate {audio.sample_rate} Hz became 48000 Hz.": (
-            audio.sample_rate not in KEPT_AUDIO_RATES
-        ),
-    }
-    return [sentence for sentence, applies in said.items() if applies]
-
-
-STEM_LENGTH = 120
-
-
-def output_name(filename: str) -> str:
-    """Return ``<stem>-trim.mp4`` from a name somebody gave, safe as a file's name anywhere."""
-    last = filename.replace("\\", "/").rsplit("/", 1)[-1]
-    printable = "".join(c for c in unicodedata.normalize("NFC", last) if c.isprintable())
-    stem = PurePosixPath(re.sub(r'[<>:"|?*]', "_", printable)).stem.strip(" .")
-    return f"{stem[:STEM_LENGTH].rstrip(' .') or 'clip'}-trim.mp4"
+        if params.mode == "exact":
+            return exact_plan(clip, cut)
+        if params.mode == "copy":
+            return copy_plan(clip, cut, find_start(clip.media, cut))
+        why = why_no_copy(clip.media, cut)
+        if why:
+            return exact_plan(clip, cut, f"Not copied: {why} ")
+        return copy_plan(clip, cut, find_start(clip.media, cut))

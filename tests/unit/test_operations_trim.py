@@ -16,7 +16,9 @@ from app.operations.base import ClipInput, FFmpegStep, Plan
 from app.operations.ffmpeg import seek_margin
 from app.operations.registry import default_registry
 from app.operations.timecode import to_seconds
-from app.operations.trim import Trim, TrimParams, find_cut, kept_format, output_name
+from app.operations.trim import Trim, TrimParams
+from app.operations.trim_cut import find_cut, output_name
+from app.operations.trim_exact import kept_format
 
 VIDEO = VideoInfo(
     codec="h264",
@@ -109,7 +111,8 @@ def test_a_cut_that_may_fit_some_clip_passes_the_check_without_one(params: dict[
     [
         {},
         {"mode": "exact"},
-        {"start": 1, "mode": "copy"},
+        {"mode": "auto"},
+        {"start": 1, "mode": "smart"},
         {"start": 1, "speed": 2},
         {"start": "1:2:3:4"},
         {"start": "00:75"},
@@ -147,7 +150,8 @@ def test_times_are_read_exactly(text: float | str, seconds: Fraction) -> None:
 def test_the_schema_lists_only_what_works() -> None:
     schema = TrimParams.model_json_schema()
     assert set(schema["properties"]) == {"start", "end", "mode"}
-    assert schema["properties"]["mode"]["const"] == "exact"
+    assert schema["properties"]["mode"]["enum"] == ["exact", "copy", "auto"]
+    assert schema["properties"]["mode"]["default"] == "exact"
     assert schema["additionalProperties"] is False
 
 
@@ -282,7 +286,8 @@ def test_a_name_that_is_no_id_never_reaches_ffmpeg() -> None:
 
 def test_the_registry_knows_trim_and_names_what_it_knows() -> None:
     registry = default_registry(FontAlphabet())
-    assert [operation.name for operation in registry.all()] == ["trim", "moodle-log"]
+    names = [operation.name for operation in registry.all()]
+    assert {"trim", "trim-preview", "moodle-log"} < set(names)
     assert registry.get("trim").params_model is TrimParams
-    with pytest.raises(UnknownOperation, match="trim, moodle-log"):
+    with pytest.raises(UnknownOperation, match="trim, trim-preview"):
         registry.get("explode")
