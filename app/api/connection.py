@@ -30,7 +30,8 @@ class Wire:
     """One client's connection for as long as it lasts, whatever number of requests it carries.
 
     ``was_reset``: it ended by an error rather than by a goodbye of either side; whoever takes that
-    error from the socket first must set it. ``requests`` counts those whose first bytes have come.
+    error from the socket first must set it. ``has_eof``: the client said that it sends no more, and
+    the connection was kept for the answer. ``requests`` counts those whose first bytes have come.
     """
 
     def __init__(self, transport: asyncio.Transport, disk_reads: asyncio.Semaphore) -> None:
@@ -38,6 +39,7 @@ class Wire:
         self.disk_reads = disk_reads
         self.is_lost = False
         self.was_reset = False
+        self.has_eof = False
         self.requests = 0
         self._listeners: set[Listener] = set()
 
@@ -81,6 +83,7 @@ class Connection:
     ) -> None:
         self.wire = wire
         self.number = wire.requests
+        self.is_left_with_client = False
         self._cycle = cycle
         self._lend = lend
 
@@ -121,6 +124,16 @@ class Connection:
         On the request's own cycle: the protocol's present one may be a later request already.
         """
         self._cycle.expected_content_length -= count
+
+    def leave_with_client(self) -> None:
+        """Take a client that sends no more to be gone, from now on and if it said so before.
+
+        For requests that take long: who closes a connection politely says no other word than who
+        still waits for the answer, and the work would go on for nobody.
+        """
+        self.is_left_with_client = True
+        if self.wire.has_eof:
+            self.wire.transport.close()
 
     def hang_up(self) -> None:
         """Close without an answer."""

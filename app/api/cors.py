@@ -9,7 +9,8 @@ RawHeaders = list[tuple[bytes, bytes]]
 _SECONDS_OF_PREFLIGHT = "86400"
 EXPOSED_HEADERS = (
     "Accept-Ranges, Allow, Content-Disposition, Content-Length, Content-Range, ETag,"
-    " Idempotency-Replayed, Last-Modified, Location, Repr-Digest, Retry-After, Tidemill-Batch,"
+    " Idempotency-Replayed, Last-Modified, Location, Preference-Applied, Repr-Digest, Retry-After,"
+    " Tidemill-Batch,"
     " Tidemill-Job, Tidemill-Upload,"
     " Tus-Checksum-Algorithm, Tus-Extension, Tus-Max-Size, Tus-Resumable, Tus-Version,"
     " Upload-Concat, Upload-Defer-Length, Upload-Expires, Upload-Length, Upload-Metadata,"

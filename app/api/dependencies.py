@@ -17,6 +17,7 @@ from app.services.jobs import JobService
 from app.services.log_uploads import LogUploads
 from app.services.outputs import OutputService
 from app.services.sessions import SessionService
+from app.services.sync_renders import SyncRenders
 from app.services.uploads import UploadService
 
 
@@ -54,6 +55,10 @@ async def _logs(container: ContainerDep) -> LogUploads:
     return container.logs
 
 
+async def _renders(container: ContainerDep) -> SyncRenders:
+    return container.renders
+
+
 async def _uploads(container: ContainerDep) -> UploadService:
     return container.uploads
 
@@ -73,6 +78,7 @@ async def _outputs(container: ContainerDep) -> OutputService:
 Sessions = Annotated[SessionService, Depends(_sessions)]
 Forms = Annotated[FormUploads, Depends(_forms)]
 Logs = Annotated[LogUploads, Depends(_logs)]
+Renders = Annotated[SyncRenders, Depends(_renders)]
 Uploads = Annotated[UploadService, Depends(_uploads)]
 Batches = Annotated[BatchService, Depends(_batches)]
 Jobs = Annotated[JobService, Depends(_jobs)]

@@ -272,6 +272,11 @@ GUIDE: dict[str, Advice] = {
         "length where a clip is known.",
         "Choose times inside it.",
     ),
+    "cannot_copy": Advice(
+        "The part cannot be copied without re-encoding: an MP4 does not take the clip's coding, or "
+        "nothing says where its decoding can begin.",
+        "Ask for `mode` `exact`, or `auto`, which copies where it can.",
+    ),
     "input_damaged": Advice(
         "The file is truncated or has flipped bits: decoding stopped early.",
         "Upload an intact file.",
@@ -281,8 +286,12 @@ GUIDE: dict[str, Advice] = {
         "Start the job again; if it stays, the log has the encoder's last words.",
     ),
     "timeout": Advice(
-        "The job met one of its time limits; the message names which.",
-        "Use a shorter clip or a larger `timeout_seconds`.",
+        "The job met one of its time limits, or a synchronous call its own; the message names which.",
+        "Use a shorter clip or a larger `timeout_seconds`; wait for long work as a job.",
+    ),
+    "render_cancelled": Advice(
+        "Somebody cancelled the job behind a synchronous call while its client waited.",
+        "Ask again.",
     ),
     "worker_lost": Advice(
         "The worker vanished and the attempts are used up.",

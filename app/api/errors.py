@@ -41,6 +41,7 @@ STATUS: Mapping[Kind, int] = {
     Kind.CHECKSUM: 460,
     Kind.INTERNAL: 500,
     Kind.UNAVAILABLE: 503,
+    Kind.TIMEOUT: 504,
     Kind.NO_SPACE: 507,
 }
 

@@ -176,6 +176,11 @@ class FileResponse(Response):
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return
+        await self._send_span(source, span, scope, receive, send)
+
+    async def _send_span(
+        self, source: SourceFile, span: ByteSpan, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         connection = connection_of(scope)
         sender = SocketSender.take(connection)
         if connection is None or sender is None:

@@ -50,7 +50,7 @@ class JsonRoute(DirectRoute):
         async def checked(request: Request) -> Response:
             self.check(request)
             if reads:
-                body = await _read_json(request)
+                body = await read_json(request)
                 request = Request(request.scope, _replay(body, request))
             return await handle(request)
 
@@ -105,7 +105,10 @@ def _refuse_unknown_query(request: Request, names: frozenset[str]) -> None:
     raise InvalidRequest(detail, extra={"errors": entries})
 
 
-async def _read_json(request: Request) -> bytes:
+async def read_json(request: Request) -> bytes:
+    """Return a body that is JSON, or empty. Raises RequestTooLarge, UnsupportedMediaType,
+    MalformedRequest.
+    """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > JSON_MAX_BYTES:
         raise _too_large()

@@ -33,6 +33,10 @@ TAGS = [
     {"name": "jobs", "description": "Operations on files, and how far they are."},
     {"name": "logs", "description": "A Moodle log in, an event log for process mining out."},
     {"name": "outputs", "description": "What jobs produced."},
+    {
+        "name": "renders",
+        "description": "A clip in, the finished file out, in one call; nothing of it stays.",
+    },
     {"name": "sweeps and storage", "description": "What is cleaned up, and what is there."},
     {"name": "running it", "description": "For supervisors and monitors."},
 ]

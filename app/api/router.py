@@ -8,7 +8,17 @@ from app.api.errors import install_error_handlers
 from app.api.middleware import install_middleware
 from app.api.openapi import install_openapi
 from app.api.route_index import RouteIndex
-from app.api.routes import batches, events, health, jobs, logs, outputs, sessions, sweeps
+from app.api.routes import (
+    batches,
+    events,
+    health,
+    jobs,
+    logs,
+    outputs,
+    renders,
+    sessions,
+    sweeps,
+)
 
 
 def install_api(app: FastAPI, access: AccessPolicy, *, public_url: str | None = None) -> None:
@@ -26,6 +36,7 @@ def install_api(app: FastAPI, access: AccessPolicy, *, public_url: str | None = 
     for noun in (sessions, batches, jobs, logs, events, outputs, sweeps, health):
         app.router.routes.extend(noun.router.routes)
     app.router.routes.extend(logs.short_router.routes)
+    app.router.routes.extend(renders.router.routes)
     install_docs(app)
     install_openapi(app)
     app.router.routes.insert(0, RouteIndex(app.router.routes))

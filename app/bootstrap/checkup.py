@@ -13,6 +13,7 @@ from app.infrastructure.database.database_check import (
     RowFacts,
     look_at_database,
 )
+from app.infrastructure.drawing.font_check import examine_fonts
 from app.infrastructure.key_file import inspect_key
 from app.infrastructure.media.media_check import examine_media
 from app.infrastructure.scheduler.cleanup_scheduler import (
@@ -68,6 +69,7 @@ def examine(settings: Settings) -> Examination:
         found += [_examine_clock(rows, now), *_examine_cleanup(rows)]
         found += _examine_sweeps(settings, rows, living, now)
     found += examine_media(settings.media.ffmpeg_path, settings.media.sandbox)
+    found += examine_fonts()
     return Examination(tuple(found), living)
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import structlog
 
 from app.bootstrap.policies import media_limits
-from app.domain.errors import LogFailed, NotReady
+from app.domain.errors import LogFailed, NotReady, RenderFailed
 from app.domain.media import MediaInfo, StillInfo
+from app.infrastructure.drawing import CHILD as DRAW_CHILD
+from app.infrastructure.media import COPY_CHILD, JOIN_CHILD
 from app.infrastructure.media.ffmpeg_locator import FFmpeg, FFmpegUnusableError, locate_ffmpeg
 from app.infrastructure.media.probe import ProbeChild
 from app.infrastructure.media.process_runner import ProcessRunner
@@ -24,10 +26,14 @@ from app.infrastructure.media.sandbox import (
 )
 from app.infrastructure.media.step_kinds import StepKinds
 from app.infrastructure.media.step_runner import FFmpegStepRunner
+from app.infrastructure.media.still_probe import StillProbeChild
 from app.infrastructure.moodle import CHILD
 from app.infrastructure.storage.paths import StartRefused
 from app.operations.base import Step, StepFacts
+from app.operations.concatenate import PROGRAM as JOIN
 from app.operations.moodle_log import PROGRAM as MOODLE_LOG
+from app.operations.templates.scene import PROGRAM as DRAW
+from app.operations.trim_copy import PROGRAM as COPY_CUT
 from app.services.ports import Digest, Digests, MediaProbe, ProgressCallback, StepRunner, StillProbe
 from app.services.readiness import Part, PartState
 from app.services.stop_phases import stop_phase
@@ -36,7 +42,12 @@ from app.settings import Settings
 log = structlog.get_logger(__name__)
 
 NAME = "ffmpeg"
-PROGRAMS = {MOODLE_LOG: Program(CHILD, LogFailed)}
+PROGRAMS = {
+    MOODLE_LOG: Program(CHILD, LogFailed),
+    COPY_CUT: Program(COPY_CHILD, RenderFailed),
+    JOIN: Program(JOIN_CHILD, RenderFailed),
+    DRAW: Program(DRAW_CHILD, RenderFailed),
+}
 """The programs of ours that steps run, by the name that operations know."""
 CHILDREN_SECONDS = 3.0
 """How long a stop waits for the last children, which are killed after a second."""
@@ -114,17 +125,25 @@ async def open_tools(settings: Settings, stack: AsyncExitStack) -> MediaTools:
     runner = ProcessRunner(sandbox)
     stack.push_async_callback(stop_phase, "children", CHILDREN_SECONDS, runner.close)
     probe, digests = ProbeChild(runner, media_limits(settings)), QuietDigests(runner)
+    stills = StillProbeChild(runner, media_limits(settings), DRAW_CHILD)
     configured = settings.media.ffmpeg_path
     try:
         ffmpeg = await asyncio.to_thread(locate_ffmpeg, str(configured) if configured else None)
     except FFmpegUnusableError as error:
         log.error("ffmpeg.unusable", reason=str(error))  # noqa: TRY400 - the sentence says it all
-        return MediaTools(probe, NoMedia(), NoMedia(), digests, sandbox.level, trouble=str(error))
+        return MediaTools(probe, stills, NoMedia(), digests, sandbox.level, trouble=str(error))
     log.info("ffmpeg.found", version=ffmpeg.version, source=ffmpeg.source, sandbox=sandbox.level)
     stall_seconds = settings.jobs.stall_seconds
     threads = _threads(settings.jobs.workers)
     steps = StepKinds(
-        FFmpegStepRunner(ffmpeg, runner, probe, stall_seconds=stall_seconds, threads=threads),
+        FFmpegStepRunner(
+            ffmpeg,
+            runner,
+            probe,
+            stall_seconds=stall_seconds,
+            threads=threads,
+            max_output_bytes=settings.media.media_max_output_bytes,
+        ),
         PythonStepRunner(runner, PROGRAMS, stall_seconds=stall_seconds),
     )
     trouble = ""
@@ -134,7 +153,7 @@ async def open_tools(settings: Settings, stack: AsyncExitStack) -> MediaTools:
             "will fail: use a self-contained FFmpeg or the system's, or set TIDEMILL_SANDBOX=off"
         )
         log.warning("ffmpeg.shut_out", reason=trouble)
-    return MediaTools(probe, NoMedia(), steps, digests, sandbox.level, ffmpeg, trouble)
+    return MediaTools(probe, stills, steps, digests, sandbox.level, ffmpeg, trouble)
 
 
 def _threads(workers: int) -> int:

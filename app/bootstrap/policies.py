@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from app.domain.holds import HoldPolicy
 from app.domain.jobs import JobPolicy
+from app.domain.kept_clips import KeptClipPolicy
 from app.domain.media import MediaLimits
 from app.domain.retention import RetentionPolicy
 from app.domain.sessions import SessionPolicy
@@ -77,6 +78,15 @@ def retention_policy(settings: Settings) -> RetentionPolicy:
     )
 
 
+def kept_clip_policy(settings: Settings) -> KeptClipPolicy:
+    """Return how long and how many clips are kept for other jobs of their owner."""
+    return KeptClipPolicy(
+        kept_for=timedelta(hours=settings.retention.kept_clips_hours),
+        max_bytes=settings.retention.kept_clips_max_bytes,
+        reserve_bytes=settings.disk.disk_reserve_bytes,
+    )
+
+
 def media_limits(settings: Settings) -> MediaLimits:
     """Return the most a foreign clip may be."""
     media = settings.media
@@ -84,6 +94,8 @@ def media_limits(settings: Settings) -> MediaLimits:
         max_seconds=media.media_max_seconds,
         max_pixels=media.media_max_pixels,
         max_streams=media.media_max_streams,
+        max_frame_rate=media.media_max_frame_rate,
+        max_gigapixels=media.media_max_gigapixels,
     )
 
 
@@ -100,5 +112,6 @@ def sweep_intervals(settings: Settings) -> Mapping[SweepName, float]:
         SweepName.EXPIRED_JOBS: intervals.cleanup_interval_seconds,
         SweepName.EXPIRED_BATCHES: intervals.cleanup_interval_seconds,
         SweepName.DELIVERED_OUTPUTS: intervals.delivered_interval_seconds,
+        SweepName.KEPT_CLIPS: intervals.kept_clips_interval_seconds,
         SweepName.OLD_RECORDS: intervals.records_interval_seconds,
     }

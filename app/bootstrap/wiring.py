@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from app.bootstrap.policies import (
     hold_policy,
     job_policy,
+    kept_clip_policy,
     retention_policy,
     session_policy,
     sweep_intervals,
     upload_policy,
 )
 from app.bootstrap.stores import Stores
+from app.domain.kept_clips import KeptClipPolicy
 from app.domain.layout import RUN
 from app.domain.retention import RetentionPolicy
 from app.domain.sessions import SessionPolicy
@@ -29,6 +31,7 @@ from app.services.delivery import DeliveryService
 from app.services.disposal import Disposal
 from app.services.draining import Drain
 from app.services.form_uploads import FormUploads
+from app.services.input_digests import InputDigests
 from app.services.job_claims import Claims
 from app.services.job_closing import Closing
 from app.services.job_creation import JobCreation
@@ -38,7 +41,9 @@ from app.services.job_rescue import JobRescue
 from app.services.job_retry import JobRetry
 from app.services.job_run import LeaseKeeper
 from app.services.job_runner import JobRunner
+from app.services.job_steps import JobSteps
 from app.services.jobs import JobService
+from app.services.kept_clips import KeptClips
 from app.services.log_uploads import LogUploads
 from app.services.logs import LogLooks
 from app.services.media import MediaService
@@ -48,6 +53,8 @@ from app.services.sessions import SessionService
 from app.services.stills import StillLooks
 from app.services.storage_ledger import StorageLedger
 from app.services.sweeps import SweepParts, SweepPolicies, SweepService, make_sweeps
+from app.services.sync_removal import RequestRemoval
+from app.services.sync_renders import SyncRenders
 from app.services.uploads import UploadService
 from app.services.workshop import Looks, Workshop
 from app.settings import Settings
@@ -62,6 +69,7 @@ class _Core:
     sessions: SessionPolicy
     rules: JobRules
     retention: RetentionPolicy
+    kept_clips: KeptClipPolicy
     registry: Registry
     disposal: Disposal
     looks: Looks
@@ -75,6 +83,7 @@ def wire(settings: Settings, stores: Stores) -> Container:
     sessions = _sessions(core, jobs)
     forms = _forms(core, completion, sessions, settings.uploads.multipart_max_bytes)
     rescue = JobRescue(stores.db, stores.engine, core.disposal, stores.metrics, core.rules)
+    removal, drain, outputs = _removal(core, jobs, rescue), Drain(), _outputs(core)
     return Container(
         db=stores.db,
         clock=stores.clock,
@@ -94,18 +103,31 @@ def wire(settings: Settings, stores: Stores) -> Container:
             operations=jobs,
             policy=core.rules.jobs,
         ),
+        renders=SyncRenders(
+            db=stores.db,
+            clock=stores.clock,
+            metrics=stores.metrics,
+            forms=forms,
+            jobs=jobs,
+            outputs=outputs,
+            registry=core.registry,
+            drain=drain,
+            removal=removal,
+            policy=core.rules.jobs,
+            timeout_seconds=settings.jobs.sync_timeout_seconds,
+        ),
         batches=_batches(core, jobs, completion),
         jobs=jobs,
         checksums=_checksums(stores),
         media=core.looks.media,
-        outputs=_outputs(core),
-        sweeps=_sweeps(core, completion, rescue),
+        outputs=outputs,
+        sweeps=_sweeps(core, completion, rescue, removal),
         storage=StorageLedger(stores.db, stores.files, stores.clock, stores.metrics),
-        recovery=_recovery(core, rescue),
+        recovery=_recovery(core, rescue, removal),
         runner=_runner(core),
         engine=stores.engine,
         readiness=stores.checks,
-        drain=Drain(),
+        drain=drain,
         watch=stores.watch,
         retention=core.retention,
         intervals=sweep_intervals(settings),
@@ -113,11 +135,12 @@ def wire(settings: Settings, stores: Stores) -> Container:
 
 
 def _core(settings: Settings, stores: Stores) -> _Core:
-    registry = default_registry(FontAlphabet())
+    registry = default_registry(FontAlphabet(), concat_max_clips=settings.media.concat_max_clips)
     looks = Looks(
         media=MediaService(stores.db, stores.files, stores.tools.probe),
         stills=StillLooks(stores.files, stores.tools.stills),
         logs=LogLooks(stores.files, settings.uploads.log_max_bytes),
+        digests=InputDigests(stores.db, FileDigests()),
     )
     return _Core(
         stores=stores,
@@ -127,6 +150,7 @@ def _core(settings: Settings, stores: Stores) -> _Core:
             jobs=job_policy(settings), holds=hold_policy(settings, registry.releasing())
         ),
         retention=retention_policy(settings),
+        kept_clips=kept_clip_policy(settings),
         registry=registry,
         disposal=Disposal(stores.db, stores.files, stores.clock, stores.metrics),
         looks=looks,
@@ -253,7 +277,9 @@ def _jobs(core: _Core) -> JobService:
     )
 
 
-def _sweeps(core: _Core, completion: CompletionService, rescue: JobRescue) -> SweepService:
+def _sweeps(
+    core: _Core, completion: CompletionService, rescue: JobRescue, removal: RequestRemoval
+) -> SweepService:
     stores = core.stores
     parts = SweepParts(
         db=stores.db,
@@ -264,12 +290,14 @@ def _sweeps(core: _Core, completion: CompletionService, rescue: JobRescue) -> Sw
         disposal=core.disposal,
         completion=completion,
         rescue=rescue,
+        removal=removal,
     )
     policies = SweepPolicies(
         uploads=core.uploads,
         sessions=core.sessions,
         jobs=core.rules.jobs,
         retention=core.retention,
+        kept_clips=core.kept_clips,
     )
     return SweepService(
         stores.db,
@@ -292,7 +320,7 @@ def _outputs(core: _Core) -> OutputService:
     )
 
 
-def _recovery(core: _Core, rescue: JobRescue) -> Recovery:
+def _recovery(core: _Core, rescue: JobRescue, removal: RequestRemoval) -> Recovery:
     stores = core.stores
     return Recovery(
         db=stores.db,
@@ -301,6 +329,22 @@ def _recovery(core: _Core, rescue: JobRescue) -> Recovery:
         workers=WorkerLocks(stores.place.folder.root / RUN),
         rescue=rescue,
         disposal=core.disposal,
+        removal=removal,
+    )
+
+
+def _removal(core: _Core, jobs: JobService, rescue: JobRescue) -> RequestRemoval:
+    stores = core.stores
+    return RequestRemoval(
+        db=stores.db,
+        clock=stores.clock,
+        disposal=core.disposal,
+        queue=stores.engine,
+        jobs=jobs,
+        rescue=rescue,
+        workers=WorkerLocks(stores.place.folder.root / RUN),
+        rules=core.rules,
+        worker=stores.worker,
     )
 
 
@@ -315,11 +359,14 @@ def _runner(core: _Core) -> JobRunner:
     closing = Closing(
         stores.db, stores.files, core.disposal, stores.clock, stores.metrics, core.rules
     )
+    kept = KeptClips(
+        stores.db, stores.files, stores.clock, stores.metrics, core.disposal, core.kept_clips
+    )
     return JobRunner(
         Claims(stores.worker, stores.db, stores.clock),
         LeaseKeeper(stores.db, stores.clock, core.rules.jobs),
         core.workshop,
-        stores.tools.steps,
+        JobSteps(stores.tools.steps, kept),
         Publication(stores.db, stores.files, FileDigests(), stores.clock, closing),
         closing,
     )

@@ -39,6 +39,7 @@ class Kind(Enum):
     CHECKSUM = "checksum"
     TOO_MANY = "too_many"
     INTERNAL = "internal"
+    TIMEOUT = "timeout"
     UNAVAILABLE = "unavailable"
     NO_SPACE = "no_space"
 
@@ -396,6 +397,12 @@ class TrimOutOfRange(AppError):
     code, kind, title = "trim_out_of_range", Kind.INVALID, "The cut lies outside the clip"
 
 
+class CannotCopy(AppError):
+    """The part asked for cannot be copied as it is stored; the detail says why. Re-encoding it can."""
+
+    code, kind, title = "cannot_copy", Kind.INVALID, "The clip cannot be copied"
+
+
 class InputDamaged(AppError):
     """Decoding ended early or with errors: the file is truncated or has flipped bits."""
 
@@ -409,9 +416,15 @@ class RenderFailed(AppError):
 
 
 class JobTimedOut(AppError):
-    """One of the three time limits; ``detail`` names which."""
+    """One of the time limits; ``detail`` names which."""
 
-    code, kind, title = "timeout", Kind.INTERNAL, "The job ran out of time"
+    code, kind, title = "timeout", Kind.TIMEOUT, "The job ran out of time"
+
+
+class RenderCancelled(AppError):
+    """Somebody cancelled the job behind a synchronous call."""
+
+    code, kind, title = "render_cancelled", Kind.CONFLICT, "The render was cancelled"
 
 
 class WorkerLost(AppError):

@@ -78,7 +78,8 @@ class JobError:
 class Job:
     """The row of one job. ``progress`` is 0..100, ``version`` counts the row's writes.
 
-    ``one_time``: each of its outputs goes once it was delivered.
+    ``one_time``: each of its outputs goes once it was delivered. ``output_name``: what its one output
+    is to be called, None for what the operation calls it.
     """
 
     id: str
@@ -109,6 +110,7 @@ class Job:
     completed_at: datetime | None
     expires_at: datetime | None
     version: int
+    output_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,7 @@ class NewJob:
     timeout_seconds: float | None = None
     from_then: bool = False
     one_time: bool = False
+    output_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,7 @@ def queue(new: NewJob, job_id: str, owner: str, now: datetime, policy: JobPolicy
         completed_at=None,
         expires_at=None,
         version=1,
+        output_name=new.output_name,
     )
 
 

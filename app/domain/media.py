@@ -7,12 +7,13 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class MediaLimits:
-    """The most a foreign clip may be."""
+    """The most a foreign clip may be; ``max_gigapixels`` of all its pictures together."""
 
     max_seconds: float
     max_pixels: int
     max_streams: int
     max_frame_rate: float = 120.0
+    max_gigapixels: float = 224.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,10 @@ class VideoInfo:
 
     ``start_pts`` in ``time_base`` ticks (a fraction as "num/den"); ``frame_rate`` likewise or None.
     ``variable_rate`` when the frames are not evenly spaced; ``reordered`` when they may be stored in
-    another order than they are shown in.
+    another order than they are shown in. ``headers`` identifies what the codec keeps outside of the
+    packets (its "extradata"): 32 hex digits, None when unknown. ``keyframes`` are the times, in ticks,
+    of the pictures from which on all that is shown can be decoded without anything before them; None
+    when unknown.
     """
 
     codec: str
@@ -40,6 +44,8 @@ class VideoInfo:
     color_range: str | None
     variable_rate: bool = False
     reordered: bool = True
+    headers: str | None = None
+    keyframes: tuple[int, ...] | None = None
 
     @property
     def frame_seconds(self) -> float:
@@ -53,6 +59,7 @@ class AudioInfo:
     """The first audio stream, if the clip has any.
 
     ``start_seconds`` and ``end_seconds`` count from the first video frame; None when unknown.
+    ``headers`` as of the video.
     """
 
     codec: str
@@ -61,6 +68,8 @@ class AudioInfo:
     layout: str
     start_seconds: float | None = None
     end_seconds: float | None = None
+    profile: str | None = None
+    headers: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +101,12 @@ class StillInfo:
 
 def media_from_json(data: dict[str, Any]) -> MediaInfo:
     """Return the probe result that ``MediaInfo.as_json`` stored."""
-    audio = data["audio"]
+    audio, keyframes = data["audio"], data["video"].get("keyframes")
+    listed = None if keyframes is None else tuple(keyframes)
     return MediaInfo(
         **{
             **data,
-            "video": VideoInfo(**data["video"]),
+            "video": VideoInfo(**{**data["video"], "keyframes": listed}),
             "audio": AudioInfo(**audio) if audio else None,
         }
     )

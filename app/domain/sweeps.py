@@ -15,6 +15,7 @@ class SweepName(StrEnum):
     EXPIRED_JOBS = "expired_jobs"
     EXPIRED_BATCHES = "expired_batches"
     DELIVERED_OUTPUTS = "delivered_outputs"
+    KEPT_CLIPS = "kept_clips"
     OLD_RECORDS = "old_records"
 
 

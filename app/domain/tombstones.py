@@ -32,6 +32,7 @@ class Reason(StrEnum):
     RETENTION_COMPLETED = "retention_completed"
     RETENTION_FAILED = "retention_failed"
     RETENTION_QUEUED = "retention_queued"
+    REQUEST_ENDED = "request_ended"
 
 
 BY_RETENTION = frozenset({Reason.SPENT, Reason.BATCH_EXPIRED})

@@ -76,6 +76,23 @@ METRICS: tuple[MetricSpec, ...] = (
         _COUNTER,
         "Attempts whose worker found that another had taken its place; it published nothing.",
     ),
+    MetricSpec(
+        "kept_clip_lookups_total",
+        _COUNTER,
+        "Steps that asked for a kept clip, by outcome: it was found; it was missing, or its file "
+        "damaged, or the lookup failed, and the step ran.",
+        {"outcome": ("found", "missing", "damaged", "failed")},
+    ),
+    MetricSpec(
+        "renders_total",
+        _COUNTER,
+        "Synchronous renders by operation and by how they ended: delivered, failed, timed out, "
+        "abandoned by the client, stopped with the service, or released to go on as a job.",
+        {
+            "operation": (),
+            "outcome": ("delivered", "failed", "timed_out", "abandoned", "stopped", "released"),
+        },
+    ),
     MetricSpec("uploads_open", _GAUGE, "Uploads that are still receiving."),
     MetricSpec("upload_bytes_received_total", _COUNTER, "Bytes of uploads that were stored."),
     MetricSpec("upload_created_total", _COUNTER, "Uploads created."),

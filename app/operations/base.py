@@ -26,11 +26,16 @@ class Params(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class InputRule:
-    """How many inputs of a role an operation takes."""
+    """How many inputs of a role an operation takes.
+
+    ``wants_digest``: a run counts the SHA-256 of clips of which nobody has, before it plans; the look
+    at ``POST /jobs`` takes what there is.
+    """
 
     role: InputRole
     minimum: int
     maximum: int
+    wants_digest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +80,15 @@ class Expected:
     """What the result of a step must be. ``duration_tolerance`` is usually one frame, in seconds.
 
     ``overrun_tolerance`` is how much longer it may be, where that differs: the last frame of a
-    variable rate may be shown for long.
+    variable rate may be shown for long. Of what has no video only the step that reads it can say
+    whether it is right.
     """
 
     duration_seconds: float
     duration_tolerance: float
     has_audio: bool
     overrun_tolerance: float | None = None
+    has_video: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,10 @@ class FFmpegStep:
 
     Numbers that earlier steps found (``StepFacts.numbers``) stand in them as ``{name}``. ``output``
     is the name of the file it writes inside the job's folder. ``pixels`` of its largest picture decide
-    how much memory it may take.
+    how much memory it may take. ``cache_key`` is a hex digest that names everything the result
+    depends on, the input's bytes included: a step of the same owner with the same key takes the
+    result of this one instead of running. None: the result is never kept. What is kept is for later
+    steps, and none of the plan's outputs.
     """
 
     name: str
@@ -100,6 +110,7 @@ class FFmpegStep:
     expected: Expected
     source_has_damage_check: bool = True
     pixels: int = 0
+    cache_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +119,8 @@ class PythonStep:
 
     ``program`` is its name among those that the runner knows, ``arguments`` what it is told (JSON
     values). ``inputs`` are the files of the job's folder that it may read and not change, ``outputs``
-    those it writes: all of them, or the step has failed.
+    those it writes: all of them, or the step has failed. ``expected``: the first of them is a video,
+    and this is what it must be.
     """
 
     name: str
@@ -117,6 +129,7 @@ class PythonStep:
     arguments: Mapping[str, Any]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    expected: Expected | None = None
 
 
 Step = FFmpegStep | PythonStep
@@ -174,9 +187,11 @@ class Operation(Protocol):
 
     name: ClassVar[str]
     description: ClassVar[str]
-    inputs: ClassVar[tuple[InputRule, ...]]
     params_model: ClassVar[type[Params]]
     work_factor: ClassVar[float]
     releases_inputs: ClassVar[bool]
+
+    @property
+    def inputs(self) -> tuple[InputRule, ...]: ...
 
     def plan(self, params: Any, sources: Sequence[Any]) -> Plan: ...

@@ -1,7 +1,9 @@
 """Builds argument lists for FFmpeg from typed values; runs nothing.
 
-There is one function for each kind of input, and no other way to pass one. So far there is one
-kind: a foreign clip, whose bytes and headers are not to be trusted.
+There is one function for each kind of input, and no other way to pass one: a foreign clip, whose
+bytes and headers are not to be trusted; a picture that our own child drew; a video that an earlier
+step of the job encoded. Sources inside a
+filter graph (``silence``) are made of numbers only.
 """
 
 import re
@@ -101,6 +103,18 @@ GLOBAL = ("-nostdin", "-xerror", "-copyts", "-filter_threads", THREADS)
 """Before everything. ``-copyts``: filters cut by the clip's own timestamps, not by shifted ones."""
 
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}\Z")
+_ELEMENT = re.compile(r"[a-z][a-z0-9_]{0,40}\Z")
+
+
+def demuxing() -> dict[str, str]:
+    """Return the options for whatever of ours opens a foreign clip by itself, in the limited child."""
+    return {
+        "protocol_whitelist": PROTOCOLS,
+        "format_whitelist": FORMATS,
+        "codec_whitelist": CODECS,
+        "probesize": str(PROBE_BYTES),
+        "analyzeduration": str(PROBE_MICROSECONDS),
+    }
 
 
 def foreign_clip(
@@ -131,12 +145,61 @@ def foreign_clip(
     )
 
 
+def drawn_picture(name: str) -> tuple[str, ...]:
+    """Return the options and the ``-i`` of a picture that we drew, ``<name>.png``: one frame, no more.
+
+    ``name`` is an element's: lower-case letters, digits and ``_``. A filter shows the frame for longer
+    (``loop``); the input option for that would decode it again for each. Raises ``ValueError``.
+    """
+    if not _ELEMENT.match(name):
+        msg = f"not the name of an element: {name!r}"
+        raise ValueError(msg)
+    return (
+        *("-protocol_whitelist", PROTOCOLS),
+        *("-format_whitelist", "png_pipe", "-codec_whitelist", "png"),
+        *("-threads", "1", "-f", "png_pipe", "-framerate", "1"),
+        *("-i", f"file:{name}.png"),
+    )
+
+
+def own_video(
+    name: str, *, width: int, height: int, from_seconds: Fraction | None = None
+) -> tuple[str, ...]:
+    """Return the options and the ``-i`` of an MP4 that an earlier step of the same job has encoded.
+
+    ``from_seconds`` lets reading begin at a keyframe before it; what we encode has one every few
+    seconds. Raises ``ValueError`` for a name that is not a plain one.
+    """
+    if not _NAME.match(name):
+        msg = f"not the name of a step's result: {name!r}"
+        raise ValueError(msg)
+    late = None if from_seconds is None else from_seconds - SEEK_MARGIN
+    return (
+        *("-protocol_whitelist", PROTOCOLS),
+        *("-format_whitelist", "mov", "-codec_whitelist", "h264,aac"),
+        *("-max_pixels", str((width + CODING_MARGIN) * (height + CODING_MARGIN))),
+        *("-max_streams", str(LEAST_STREAMS)),
+        *("-threads", THREADS, "-f", "mov"),
+        *(_seek_to(late) if late is not None and late > 0 else ()),
+        *("-i", f"file:{name}"),
+    )
+
+
+def silence(samples: int, rate: int) -> str:
+    """Return a source of so many silent stereo samples, for a filter graph."""
+    return f"anullsrc=r={int(rate)}:cl=stereo,atrim=end_sample={int(samples)}"
+
+
 def _seek(media: MediaInfo, from_seconds: Fraction | None) -> tuple[str, ...]:
     if from_seconds is None or media.container not in SEEKABLE:
         return ()
     target = from_seconds - seek_margin(media)
     if target <= start_seconds(media.video):
         return ()
+    return _seek_to(target)
+
+
+def _seek_to(target: Fraction) -> tuple[str, ...]:
     return ("-noaccurate_seek", "-seek_timestamp", "1", "-ss", seconds(target))
 
 

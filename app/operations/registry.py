@@ -4,9 +4,17 @@ from collections.abc import Iterable
 
 from app.domain.errors import UnknownOperation
 from app.operations.base import Operation
+from app.operations.concatenate import MOST_CLIPS, Concatenate
 from app.operations.moodle_log import MoodleLog
+from app.operations.templates.announcement import Announcement
+from app.operations.templates.closing import Closing
+from app.operations.templates.demo import Demo
+from app.operations.templates.how_it_works import HowItWorks
+from app.operations.templates.intro import Intro
+from app.operations.templates.persona import Persona
 from app.operations.templates.text import Alphabet
 from app.operations.trim import Trim
+from app.operations.trim_preview import TrimPreview
 
 
 class Registry:
@@ -32,7 +40,12 @@ class Registry:
         return tuple(self._operations.values())
 
 
-def default_registry(alphabet: Alphabet) -> Registry:
+def default_registry(alphabet: Alphabet, *, concat_max_clips: int = MOST_CLIPS) -> Registry:
     """Return every operation of this version; ``alphabet`` knows what text can be drawn."""
-    del alphabet
-    return Registry([Trim(), MoodleLog()])
+    templates = (Intro, Announcement, HowItWorks, Persona, Demo, Closing)
+    return Registry(
+        [
+            *(template(alphabet) for template in templates),
+            *(Trim(), TrimPreview(), Concatenate(concat_max_clips), MoodleLog()),
+        ]
+    )

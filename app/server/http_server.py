@@ -181,7 +181,8 @@ class Server(uvicorn.Server):
     def _begin_drain(self) -> None:
         self._state.is_draining = True
         if (container := self._container) is not None:
-            container.drain.begin(self._drain_seconds if self._is_noticed else 0.0)
+            certain = self._drain_seconds if self._is_noticed else 0.0
+            container.drain.begin(certain, limit_seconds=self._drain_seconds)
             container.engine.stop_claiming()
         connections = self._connections
         # A body could go on for hours: the writer keeps what arrived, the client resumes later.

@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 
 import httptools
 import structlog
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
-from app.api.connection import OfferConnection
+from app.api.connection import OfferConnection, connection_of
 from app.server.descriptors import first_spare
 
 log = structlog.get_logger(__name__)
@@ -54,6 +55,14 @@ _SHORT_TOLD = "tidemill.short_of_descriptors"
 _ANSWERED_AFTER_EOF = frozenset({"POST", "PUT", "PATCH", "DELETE", "HEAD"})
 _SILENT = logging.getLogger(f"{__name__}.silent")
 _SILENT.disabled = True
+
+
+def _goes_with_client(cycle: RequestResponseCycle) -> bool:
+    """Whether nobody is left to hear the answer once the client has said that it sends no more."""
+    scope = cast("Scope", cycle.scope)
+    connection = connection_of(scope)
+    is_left = connection is not None and connection.is_left_with_client
+    return is_left or scope["method"] not in _ANSWERED_AFTER_EOF
 
 
 class DrainingState(ServerState):
@@ -152,9 +161,11 @@ class LimitedProtocol(OfferConnection):
         due = self._due()
         if self._is_refused or self._in_body or not due:
             return None
-        if any(cycle.scope["method"] not in _ANSWERED_AFTER_EOF for cycle in due):
+        if any(_goes_with_client(cycle) for cycle in due):
             return None
         due[-1].keep_alive = False
+        if self._wire is not None:
+            self._wire.has_eof = True
         return True
 
     def data_received(self, data: bytes) -> None:

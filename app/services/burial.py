@@ -5,12 +5,14 @@ whose bytes are to go; after the commit the caller gives them to ``Disposal.sett
 dies in between, the cleanup rows written here are settled by the sweep ``spent_inputs``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from app.domain.batches import Batch
 from app.domain.jobs import Job
-from app.domain.layout import WORK, output_path, upload_path
+from app.domain.kept_clips import KeptClip
+from app.domain.layout import CACHE, WORK, kept_clip_path, output_path, upload_path
 from app.domain.outputs import Output
 from app.domain.sessions import Session
 from app.domain.sweeps import PendingCleanup, SweepName
@@ -106,7 +108,9 @@ def _bury_upload(
             completed_at=upload.completed_at,
         )
     )
-    return [burial.release(tx, upload_path(upload.id), ThingKind.UPLOAD.value, upload.owner)]
+    paths = [burial.release(tx, upload_path(upload.id), ThingKind.UPLOAD.value, upload.owner)]
+    # What was made of the file may not outlive it, whoever or whatever let it go.
+    return [*paths, *_release_clips(tx, tx.kept_clips.list_by_upload(upload.id), burial)]
 
 
 def withdraw_upload(tx: Transaction, upload: Upload, *, now: datetime) -> list[str]:
@@ -120,6 +124,34 @@ def withdraw_upload(tx: Transaction, upload: Upload, *, now: datetime) -> list[s
         tx.sessions.delete(session.id)
     burial = _Burial(Reason.TERMINATED, None, now)
     return [burial.release(tx, upload_path(upload.id), ThingKind.UPLOAD.value, upload.owner)]
+
+
+def release_kept_clip(tx: Transaction, clip: KeptClip, *, reason: str, now: datetime) -> list[str]:
+    """Let go of one kept clip: nobody was ever told of it, so no tombstone. Returns its path."""
+    if not tx.kept_clips.delete(clip.id):
+        return []
+    path = kept_clip_path(clip.id)
+    tx.cleanup.put(
+        PendingCleanup(
+            path=path,
+            kind=CACHE,
+            reason=reason,
+            owner=clip.owner,
+            attempts=0,
+            next_attempt_at=now,
+            last_error=None,
+            created_at=now,
+        )
+    )
+    return [path]
+
+
+def _release_clips(tx: Transaction, clips: Sequence[KeptClip], burial: _Burial) -> list[str]:
+    return [
+        path
+        for clip in clips
+        for path in release_kept_clip(tx, clip, reason=burial.reason.value, now=burial.now)
+    ]
 
 
 def bury_output(
@@ -140,7 +172,10 @@ def bury_output(
 def bury_job(
     tx: Transaction, job: Job, *, reason: Reason, sweep: SweepName | None, now: datetime
 ) -> list[str]:
-    """Bury a job that no worker runs, with its outputs. Returns their paths and its work folder."""
+    """Bury a job that no worker runs, with its outputs and the clips that it was the last to use.
+
+    Returns their paths and its work folder.
+    """
     burial = _Burial(reason, sweep, now)
     outputs = tx.outputs.list_by_job(job.id)
     paths = [
@@ -148,6 +183,7 @@ def bury_job(
         for output in outputs
         for path in bury_output(tx, output, reason=reason, sweep=sweep, now=now)
     ]
+    paths += _release_clips(tx, tx.kept_clips.list_by_job(job.id), burial)
     if not tx.jobs.delete(job.id):
         return paths
     tx.tombstones.put(

@@ -26,6 +26,7 @@ from app.services.recovery import Recovery
 from app.services.sessions import SessionService
 from app.services.storage_ledger import StorageLedger
 from app.services.sweeps import SweepService
+from app.services.sync_renders import SyncRenders
 from app.services.uploads import UploadService
 
 
@@ -77,6 +78,7 @@ class Container:
     sessions: SessionService
     forms: FormUploads
     logs: LogUploads
+    renders: SyncRenders
     batches: BatchService
     jobs: JobService
     checksums: Checksums

@@ -8,7 +8,7 @@ import structlog
 
 from app.domain.access import OWNER
 from app.domain.errors import AppError
-from app.domain.layout import WORK
+from app.domain.layout import WORK, attempt_of
 from app.domain.sweeps import PendingCleanup
 from app.services.ports import Clock, Database, Files, Metrics, Transaction
 
@@ -32,6 +32,12 @@ def retry_delay(attempts: int) -> timedelta:
     """Return how long to wait after ``attempts`` failures: doubling from 10 s, at most an hour."""
     doublings = min(max(attempts - 1, 0), 16)
     return min(FIRST_RETRY * (1 << doublings), LAST_RETRY)
+
+
+def _whose(path: str) -> dict[str, str | int]:
+    """Return the ids for the log line of a job's scratch; a request's has none but its path."""
+    found = attempt_of(path)
+    return {} if found is None else {"job_id": found[0], "attempt": found[1]}
 
 
 def _is_text(path: str) -> bool:
@@ -90,13 +96,13 @@ class Disposal:
             text = str(error)
             if is_scratch:
                 self._metrics.count("scratch_remove_failed_total")
-                log.warning("scratch.remove_failed", path=path, error=text)
+                log.warning("scratch.remove_failed", path=path, error=text, **_whose(path))
             else:
                 log.warning("cleanup.failed", path=path, error=text)
             return Settled(path, 0, text)
         if is_scratch and was_there:
             self._metrics.count("scratch_removed_total")
-            log.info("scratch.removed", path=path, bytes_freed=freed)
+            log.info("scratch.removed", path=path, bytes_freed=freed, **_whose(path))
         elif was_there:
             log.debug("cleanup.removed", path=path, bytes_freed=freed)
         return Settled(path, freed)

@@ -8,6 +8,7 @@ import structlog
 
 from app.domain.errors import (
     AppError,
+    NotReady,
     SessionClosed,
     UploadGone,
     UploadNotFound,
@@ -189,21 +190,26 @@ class FormUploads:
             )
 
     @asynccontextmanager
-    async def receiving(self, session: Session | None) -> AsyncIterator[Arrival]:
+    async def receiving(
+        self, session: Session | None, folder: str | None = None
+    ) -> AsyncIterator[Arrival]:
         """Receive one form's files; those that did not become uploads in the block go with it.
 
-        ``session``: the one they are for, None for a new one.
+        ``session``: the one they are for, None for a new one. ``folder``: where they arrive, if
+        somebody has written that down.
         """
-        arrival = Arrival(self, request_path(self.worker, new_id()), session)
+        arrival = Arrival(self, folder or request_path(self.worker, new_id()), session)
         try:
             yield arrival
         finally:
-            await uninterrupted(self._clear(arrival))
+            await uninterrupted(self.clear(arrival))
 
-    async def _clear(self, arrival: Arrival) -> None:
+    async def clear(self, arrival: Arrival) -> None:
+        """Remove what is left of a form that has become uploads, or will not; repeats are harmless."""
         await arrival.close()
         if arrival.has_folder:
             await self.disposal.settle([arrival.folder])
+            arrival.has_folder = False
 
     # --- once it has come ------------------------------------------------------------------------
 
@@ -229,6 +235,24 @@ class FormUploads:
             await self.db.write(lambda tx: tx.sessions.delete(session_id))
             raise
         return await self._complete(owner, session_id, uploads)
+
+    async def fill(self, session: Session, arrival: Arrival) -> tuple[str, ...]:
+        """Make the files that came the uploads of a new ``session``, which expects just these, and it
+        a batch; returns the uploads' ids in the files' order.
+
+        Raises NotReady when their completion failed, and what that raises; whoever wrote the
+        session's id down before removes what there is then.
+        """
+        await self.work.sync([file.path for file in arrival.files])
+        return await uninterrupted(self._fill(session, arrival.files))
+
+    async def _fill(self, session: Session, files: Sequence[ArrivedFile]) -> tuple[str, ...]:
+        await self.db.write(lambda tx: tx.sessions.insert(session))
+        uploads = await self._admit(session.owner, session.id, files)
+        done = await self.completion.complete_together(uploads)
+        if done.batch_id is None:
+            raise NotReady("The files were stored, but could not be put together.")
+        return tuple(upload.id for upload in uploads)
 
     async def add(self, owner: str, session_id: str, arrival: Arrival) -> Filled:
         """Put the files that came into an open session.

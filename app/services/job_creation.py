@@ -40,6 +40,7 @@ class _Wish:
     owner: str
     request: JobRequest
     idempotent: IdempotentRequest | None
+    job_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +67,23 @@ class JobCreation:
     batch_ttl: timedelta
 
     async def create(
-        self, owner: str, request: JobRequest, idempotent: IdempotentRequest | None = None
+        self,
+        owner: str,
+        request: JobRequest,
+        idempotent: IdempotentRequest | None = None,
+        *,
+        job_id: str | None = None,
     ) -> JobMade:
         """Make a job and hand it to the engine, or return the one that the same request made.
 
+        ``job_id``: what it is to be, where somebody has written that down before.
         Clips are probed on first need and the operation plans with them. Raises
         IdempotencyKeyReused, and JobGone for a replay; UnknownOperation, InvalidParams,
         InvalidRequest, InvalidInputs, InputsDeleted, UploadNotFound, OutputNotFound, BatchNotFound,
         BatchGone, QueueFull, WouldExceedTimeout, and what probing and planning raise. Nothing is
         written then, but for what a probe learned.
         """
-        wish = _Wish(owner, request, idempotent)
+        wish = _Wish(owner, request, idempotent, job_id or new_id())
         order = await self.db.read(lambda tx: _replay(tx, wish) or self._order(tx, wish))
         if isinstance(order, JobMade):
             return order
@@ -121,9 +128,10 @@ class JobCreation:
             priority=request.priority,
             timeout_seconds=request.timeout_seconds,
             one_time=request.one_time,
+            output_name=request.output_name,
         )
         now = self.clock.now()
-        job = queue(new, new_id(), wish.owner, now, self.rules.jobs)
+        job = queue(new, wish.job_id, wish.owner, now, self.rules.jobs)
         check_duration(tx, job, order.effort, self.rules.jobs)
         tx.jobs.insert(job)
         if job.batch_id is not None:

@@ -72,6 +72,14 @@ def check_inputs_kept(tx: Transaction, job: Job) -> None:
         raise _inputs_deleted(lost, of=len(job.inputs))
 
 
+def check_input(tx: Transaction, owner: str, item: JobInput) -> None:
+    """Raise what ``find_inputs`` would say of one input alone."""
+    found = _find(tx, owner, item)
+    if isinstance(found, Tombstone):
+        raise inputs_deleted([found], of=1)
+    _check_ready(found)
+
+
 def inputs_deleted(deleted: Sequence[Tombstone], *, of: int) -> AppError:
     """Return the refusal of a job whose inputs have been removed, listing them."""
     return _inputs_deleted([_shown(each) for each in deleted], of=of)

@@ -64,7 +64,7 @@ class Publication:
             job_id=job.id,
             attempt=job.attempt,
             status=OutputStatus.PUBLISHING,
-            filename=planned.filename,
+            filename=job.output_name or planned.filename,
             media_type=planned.media_type,
             size_bytes=digest.size_bytes,
             sha256=digest.sha256,

@@ -15,6 +15,7 @@ from app.operations.base import InputRule, Operation, Params
 PRIORITY_LIMIT = 100
 """Priorities go from minus to plus this; more would only be a race to the top."""
 UNREADABLE = "cannot be read"
+MISSING = "is missing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class JobRequest:
 
     Either ``inputs``, or ``batch_id`` short for all its files, or for those of ``file_ids``.
     ``timeout_seconds`` None: the default. ``one_time``: each output goes once it was delivered.
+    ``output_name``: what to call the one output, None for the operation's own choice.
     """
 
     operation: str
@@ -33,6 +35,7 @@ class JobRequest:
     priority: int = 0
     timeout_seconds: float | None = None
     one_time: bool = False
+    output_name: str | None = None
 
 
 def check_shape(request: JobRequest, policy: JobPolicy) -> None:
@@ -102,6 +105,26 @@ def check_params(operation: Operation, params: dict[str, Any]) -> Params:
         raise InvalidParams(_sentence(errors), extra={"errors": errors}) from error
 
 
+def check_given(
+    operation: Operation, params: dict[str, Any], name: str, *, is_whole: bool = True
+) -> None:
+    """Look at one parameter while others may still come. Raises InvalidParams for what is wrong with
+    it by itself. Unless it ``is_whole``, it is a list to which more may come: only its entries count.
+    """
+    try:
+        check_params(operation, params)
+    except InvalidParams as error:
+        found = [
+            each
+            for each in error.extra["errors"]
+            if each["loc"].partition(".")[0] == name
+            and each["message"] != MISSING
+            and (is_whole or each["loc"] != name)
+        ]
+        if found:
+            raise InvalidParams(_sentence(found), extra={"errors": found}) from error
+
+
 def _place(location: tuple[int | str, ...], params: object) -> str:
     """Return where in the client's own JSON a complaint belongs.
 
@@ -124,7 +147,7 @@ def _message(kind: str, told: str) -> str:
     """Say what is wrong in our words; ``told`` are pydantic's."""
     ours = {
         "extra_forbidden": "there is no such parameter",
-        "missing": "is missing",
+        "missing": MISSING,
         "string_pattern_mismatch": UNREADABLE,
     }
     plain = told.removeprefix("Value error, ").removeprefix("Input ")

@@ -32,6 +32,7 @@ class Stop(Enum):
 class Run:
     """The mutable state of one attempt. ``progress`` is 0..100 and never goes back.
 
+    ``reused``: how many of its steps did not have to run, since their results were kept.
     ``renewed_at``: when the lease was last known to be renewed, by the clock's monotonic seconds.
     """
 
@@ -44,6 +45,7 @@ class Run:
         self.stop: Stop | None = None
         self.failure: AppError | None = None
         self.closed: Closed | None = None
+        self.reused = 0
         self.products: tuple[Output, ...] = ()
         self._work: asyncio.Task[None] | None = None
         self._is_publishing = False

@@ -17,7 +17,8 @@ from app.services.job_claims import Claims
 from app.services.job_closing import Closed, Closing
 from app.services.job_publication import Publication
 from app.services.job_run import LeaseKeeper, Run, Stop
-from app.services.ports import ProgressCallback, StepRunner
+from app.services.job_steps import JobSteps
+from app.services.ports import ProgressCallback
 from app.services.workshop import Workshop
 
 logger = structlog.get_logger(__name__)
@@ -35,7 +36,7 @@ class JobRunner:
         claims: Claims,
         lease: LeaseKeeper,
         workshop: Workshop,
-        steps: StepRunner,
+        steps: JobSteps,
         publication: Publication,
         closing: Closing,
     ) -> None:
@@ -122,11 +123,13 @@ class JobRunner:
             step = _with_numbers(planned, numbers)
             run.stage = step.name
             report = _progress_of(run, done / total, step.weight / total)
-            facts = await self._steps.run(step, place.folder, report)
+            facts = await self._steps.run(run, step, place.folder, report)
             numbers.update(facts.numbers)
             plan = _with_facts(plan, facts)
             done += step.weight
             run.advance(100 * done / total)
+        if run.reused:
+            plan = replace(plan, effort=0.0)  # how long it took says nothing of the machine
         run.stage = "publishing"
         await self._publication.inspect(run, plan, place.folder)
         return plan, place.folder

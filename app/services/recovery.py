@@ -12,6 +12,7 @@ from app.services.disposal import Disposal
 from app.services.job_endings import pending
 from app.services.job_rescue import JobRescue
 from app.services.ports import Clock, Database, Files, Transaction, WorkEntry, Workers
+from app.services.sync_removal import RequestRemoval
 
 log = structlog.get_logger(__name__)
 
@@ -40,9 +41,14 @@ class Recovery:
     workers: Workers
     rescue: JobRescue
     disposal: Disposal
+    removal: RequestRemoval | None = None
 
     async def run(self) -> RecoveryReport:
-        """Re-queue jobs whose worker's lock is free, then remove what their attempts left."""
+        """Remove what requests of dead processes left, re-queue jobs whose worker's lock is free, then
+        remove what their attempts left.
+        """
+        if self.removal is not None:
+            await self.removal.take_all_back()
         jobs = await self._recover_jobs()
         outputs, output_bytes = await self._remove_publishing()
         scratch, scratch_bytes = await self._remove_scratch()

@@ -7,7 +7,7 @@ import structlog
 
 from app.domain.errors import AppError
 from app.domain.jobs import JobStatus
-from app.domain.layout import OUTPUTS, UPLOADS
+from app.domain.layout import CACHE, OUTPUTS, UPLOADS
 from app.domain.outputs import OutputStatus
 from app.domain.sweeps import SweepName
 from app.domain.uploads import UploadStatus
@@ -68,6 +68,7 @@ class StorageReport:
 class _Rows:
     uploads: dict[UploadStatus, tuple[int, int]]
     outputs: dict[OutputStatus, tuple[int, int]]
+    kept_clips: tuple[int, int]
     jobs: dict[JobStatus, int]
     reserved_bytes: int
     pending: int
@@ -78,6 +79,7 @@ def _read_rows(tx: Transaction) -> _Rows:
     return _Rows(
         uploads=tx.uploads.totals(),
         outputs=tx.outputs.totals(),
+        kept_clips=tx.kept_clips.totals(),
         jobs=tx.jobs.totals(),
         reserved_bytes=tx.uploads.unwritten_bytes(),
         pending=tx.cleanup.count(),
@@ -156,4 +158,6 @@ def _kind(found: Usage, rows: _Rows) -> KindTotal:
         totals = tuple(
             RowTotal(status.value, *rows.outputs.get(status, (0, 0))) for status in OutputStatus
         )
+    elif found.kind == CACHE:
+        totals = (RowTotal("kept", *rows.kept_clips),)
     return KindTotal(found.kind, found.count, found.size_bytes, totals)

@@ -13,6 +13,7 @@ from app.domain.outputs import Output
 from app.domain.uploads import Upload
 from app.operations.base import ClipInput, JobSource, Operation, Plan
 from app.operations.registry import Registry
+from app.services.input_digests import InputDigests
 from app.services.job_inputs import Inputs
 from app.services.logs import LogLooks
 from app.services.media import MediaService
@@ -35,6 +36,7 @@ class Looks:
     media: MediaService
     stills: StillLooks
     logs: LogLooks
+    digests: InputDigests
 
 
 class Workshop:
@@ -62,6 +64,7 @@ class Workshop:
         sources = await self._db.read(lambda tx: _sources(tx, job.inputs))
         links = {source.id: _path(source) for source in sources}
         folder = await self._files.make_scratch(job.id, job.attempt, links)
+        sources = await self._looks.digests.complete(operation, job.inputs, sources, folder)
         found = await self.look_at(job.inputs, sources)
         try:
             params = operation.params_model.model_validate(job.params)
@@ -74,11 +77,17 @@ class Workshop:
     async def look_at(
         self, inputs: Sequence[JobInput], sources: Sequence[Upload | Output]
     ) -> list[JobSource]:
-        """Look at inputs one by one, as their roles ask: clips are probed unless that was done."""
-        return [
-            await self._look_at_one(item.role, source)
-            for item, source in zip(inputs, sources, strict=True)
-        ]
+        """Look at inputs one by one, as their roles ask: clips are probed unless that was done.
+
+        What is raised for one of several says in ``extra["input"]`` and in words which it was.
+        """
+        found: list[JobSource] = []
+        for number, (item, source) in enumerate(zip(inputs, sources, strict=True), 1):
+            try:
+                found.append(await self._look_at_one(item.role, source))
+            except AppError as error:
+                raise _named(error, number, source) if len(inputs) > 1 else error from None
+        return found
 
     async def _look_at_one(self, role: InputRole, source: Upload | Output) -> JobSource:
         if role is InputRole.LOG:
@@ -97,6 +106,16 @@ class Workshop:
     async def try_plan(self, operation: Operation, params: object, inputs: Inputs) -> Plan:
         """Plan without doing, so that impossible work is refused at once."""
         return operation.plan(params, await self.look_at(inputs.items, inputs.sources))
+
+
+def _named(error: AppError, number: int, source: Upload | Output) -> AppError:
+    """Return the same refusal, saying which of several inputs it is about."""
+    which = {"number": number, "id": source.id, "filename": source.filename}
+    return type(error)(
+        f"Input {number} ({source.filename}): {error.detail}",
+        extra={**error.extra, "input": which},
+        retry_after_seconds=error.retry_after_seconds,
+    )
 
 
 def _sources(tx: Transaction, inputs: Sequence[JobInput]) -> list[Upload | Output]:

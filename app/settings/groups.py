@@ -24,6 +24,7 @@ from app.settings.kinds import (
     Pixels,
     Port,
     PositiveBytes,
+    PositiveNumber,
     PositiveSeconds,
     PositiveWhole,
     Processes,
@@ -176,6 +177,9 @@ class JobSettings(Group):
     job_timeout_max_seconds: PositiveSeconds = setting(
         7200.0, "Largest time limit a job may ask for."
     )
+    sync_timeout_seconds: PositiveSeconds = setting(
+        300.0, "How long a synchronous call waits for its render before it answers 504."
+    )
     stall_seconds: PositiveSeconds = setting(
         60.0, "Time without a sign of life after which a running step is stopped."
     )
@@ -197,6 +201,14 @@ class RetentionSettings(Group):
     )
     delivery_grace_seconds: Seconds = setting(
         600.0, "How long a one-time output stays readable after it was delivered in full."
+    )
+    kept_clips_hours: Hours = setting(
+        1.0,
+        "How long a normalised clip stays after its last use, for other jobs of its owner; 0 keeps"
+        " none.",
+    )
+    kept_clips_max_bytes: Bytes = setting(
+        5 * 2**30, "Most bytes of normalised clips; what was used longest ago goes first."
     )
     tombstone_days: Days = setting(
         30.0, "How long a deleted thing answers 410 with the reason, before it is a 404."
@@ -225,6 +237,9 @@ class IntervalSettings(Group):
     delivered_interval_seconds: PositiveSeconds = setting(
         60.0, "Between runs of `delivered_outputs`, which removes delivered one-time outputs."
     )
+    kept_clips_interval_seconds: PositiveSeconds = setting(
+        60.0, "Between runs of `kept_clips`, which removes normalised clips past their time."
+    )
     records_interval_seconds: PositiveSeconds = setting(
         86400.0, "Between runs of `old_records`: tombstones, reports, idempotency keys."
     )
@@ -244,6 +259,16 @@ class MediaSettings(Group):
     media_max_seconds: PositiveSeconds = setting(1800.0, "Longest clip.")
     media_max_pixels: Pixels = setting(16_777_216, "Most pixels in a frame of a clip.")
     media_max_streams: PositiveWhole = setting(16, "Most streams in a clip.")
+    concat_max_clips: PositiveWhole = setting(20, "Most clips in a concatenation.")
+    media_max_frame_rate: PositiveNumber = setting(120.0, "Most frames a second in a clip.")
+    media_max_gigapixels: PositiveNumber = setting(
+        224.0,
+        "Most pixels in all frames of a clip together, in thousands of millions; 224 is half an"
+        " hour of 1920x1080 at 60 frames a second.",
+    )
+    media_max_output_bytes: PositiveBytes = setting(
+        64 * 2**30, "Largest file that FFmpeg may write; a job that would write more fails."
+    )
 
 
 class AccessSettings(Group):

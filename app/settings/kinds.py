@@ -271,6 +271,12 @@ PositiveSeconds = Annotated[
     Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False),
     Allowed("seconds over 0, up to 31536000, decimals too"),
 ]
+PositiveNumber = Annotated[
+    float,
+    BeforeValidator(parse_number),
+    Field(gt=0, allow_inf_nan=False),
+    Allowed("a number over 0, decimals too"),
+]
 PositiveWhole = Annotated[
     int,
     BeforeValidator(parse_whole),

@@ -309,6 +309,7 @@ def _values(job: Job) -> dict[str, Any]:
         "deadline_at": job.deadline_at,
         "completed_at": job.completed_at,
         "expires_at": job.expires_at,
+        "output_name": job.output_name,
     }
 
 

@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
 )
 
 from app.domain.jobs import InputRole, JobStatus
@@ -139,6 +140,7 @@ jobs = Table(
     Column("completed_at", UtcDateTime),
     Column("expires_at", UtcDateTime),
     Column("version", Integer, nullable=False),
+    Column("output_name", Text),
     Index(None, "owner", "created_at", "id"),
     Index(None, "batch_id", "created_at", "id"),
     Index(None, "status", "priority", "created_at", "id"),
@@ -178,6 +180,21 @@ outputs = Table(
     Index(None, "status", "created_at", "id"),
     Index(None, "status", "delivered_at"),
     Index(None, "expires_at"),
+)
+
+kept_clips = Table(
+    "kept_clips",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("key", String(64), nullable=False),
+    # The job that used it last: it goes with that job.
+    Column("job_id", _ID, ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("used_at", UtcDateTime, nullable=False),
+    UniqueConstraint("owner", "key"),
+    Index(None, "used_at", "id"),
 )
 
 tombstones = Table(
@@ -228,6 +245,20 @@ job_rates = Table(
     Column("operation", Text, primary_key=True),
     Column("measured_at", UtcDateTime, primary_key=True),
     Column("seconds_per_unit", Double, nullable=False),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("worker", Text, nullable=False),
+    # Of things that may not have come to be yet.
+    Column("session_id", _ID, nullable=False),
+    Column("job_id", _ID, nullable=False, index=True),
+    Column("is_over", Boolean, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index(None, "created_at", "id"),
 )
 
 leases = Table(

@@ -5,10 +5,12 @@ from app.infrastructure.database.cleanup import SqlCleanup
 from app.infrastructure.database.deliveries import SqlDeliveries
 from app.infrastructure.database.idempotency import SqlIdempotency
 from app.infrastructure.database.jobs import SqlJobs
+from app.infrastructure.database.kept_clips import SqlKeptClips
 from app.infrastructure.database.leases import SqlLeases
 from app.infrastructure.database.link import Link
 from app.infrastructure.database.outputs import SqlOutputs
 from app.infrastructure.database.rates import SqlRates
+from app.infrastructure.database.requests import SqlRequests
 from app.infrastructure.database.sessions import SqlSessions
 from app.infrastructure.database.sweep_reports import SqlSweepReports
 from app.infrastructure.database.tombstones import SqlTombstones
@@ -44,8 +46,16 @@ class SqlTransaction:
         return SqlOutputs(self._link)
 
     @property
+    def kept_clips(self) -> SqlKeptClips:
+        return SqlKeptClips(self._link)
+
+    @property
     def tombstones(self) -> SqlTombstones:
         return SqlTombstones(self._link)
+
+    @property
+    def requests(self) -> SqlRequests:
+        return SqlRequests(self._link)
 
     @property
     def leases(self) -> SqlLeases:

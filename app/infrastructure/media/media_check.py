@@ -1,6 +1,5 @@
-"""Examines FFmpeg, the sandbox and the fonts for ``tidemill doctor``, by really using them."""
+"""Examines FFmpeg and the sandbox for ``tidemill doctor``, by really using them."""
 
-import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +18,7 @@ from app.infrastructure.media.sandbox import (
 )
 from app.services.diagnosis import Finding, failure, note, ok, warning
 
-FFMPEG, SANDBOX, FONTS = "ffmpeg", "sandbox", "fonts"
+FFMPEG, SANDBOX = "ffmpeg", "sandbox"
 
 DECODERS: tuple[tuple[str, ...], ...] = (
     ("h264",),
@@ -39,10 +38,30 @@ DECODERS: tuple[tuple[str, ...], ...] = (
     ("pcm_s16le",),
 )
 """What uploads often hold; any decoder of a group does."""
-FILTERS = ("trim", "setpts", "crop", "atrim", "asetpts", "aresample", "apad")
+FILTERS = (
+    "trim",
+    "setpts",
+    "crop",
+    "fps",
+    "scale",
+    "setsar",
+    "atrim",
+    "asetpts",
+    "aresample",
+    "apad",
+    "pad",
+    "setparams",
+    "format",
+    "tpad",
+    "zscale",
+    "tonemap",
+    "pan",
+    "aformat",
+    "acrossfade",
+    "anullsrc",
+)
 """What operations use beyond what a usable FFmpeg must have."""
 TRIAL_SECONDS = 30.0
-_DEJAVU = ("/usr/share/fonts", "/usr/local/share/fonts")
 
 SandboxMode = Literal["auto", "require", "off"]
 
@@ -53,7 +72,7 @@ def examine_media(ffmpeg_path: Path | None, mode: SandboxMode) -> list[Finding]:
         sandbox = detect_sandbox(mode)
     except SandboxUnavailableError as error:
         todo = "install bubblewrap, or set TIDEMILL_SANDBOX=auto"
-        return [failure(SANDBOX, str(error), todo), *_examine_fonts()]
+        return [failure(SANDBOX, str(error), todo)]
     findings = [_examine_sandbox(sandbox, mode)]
     try:
         ffmpeg = locate_ffmpeg(str(ffmpeg_path) if ffmpeg_path else None)
@@ -62,7 +81,7 @@ def examine_media(ffmpeg_path: Path | None, mode: SandboxMode) -> list[Finding]:
         findings.append(failure(FFMPEG, str(error), todo))
     else:
         findings += [_examine_abilities(ffmpeg), _encode(ffmpeg, sandbox)]
-    return [*findings, *_examine_fonts()]
+    return findings
 
 
 def _examine_sandbox(sandbox: Sandbox, mode: SandboxMode) -> Finding:
@@ -102,10 +121,11 @@ def _encode(ffmpeg: FFmpeg, sandbox: Sandbox) -> Finding:
     """Encode half a second of black and silence, as a job does: under the guard, in the sandbox."""
     arguments = (
         *(str(ffmpeg.path), "-v", "error", "-nostdin"),
-        *("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", "64x64", "-r", "10", "-t", "0.5"),
-        *("-i", "/dev/zero", "-f", "s16le", "-ar", "48000", "-ac", "1", "-t", "0.5"),
-        *("-i", "/dev/zero", "-c:v", "libx264", "-c:a", "aac", "-threads", "1"),
-        *("-f", "mp4", "-movflags", "frag_keyframe+empty_moov", "pipe:1"),
+        *("-f", "lavfi", "-i", "color=c=black:s=64x64:r=10:d=0.5"),
+        *("-f", "lavfi", "-t", "0.5", "-i", "anullsrc=r=48000:cl=mono"),
+        *("-map", "0:v", "-map", "1:a", "-sn", "-dn", "-map_metadata", "-1", "-map_chapters", "-1"),
+        *("-pix_fmt", "yuv420p", "-c:v", "libx264", "-c:a", "aac", "-threads", "1"),
+        *("-movflags", "frag_keyframe+empty_moov", "-f", "mp4", "pipe:1"),
     )
     command = Command(arguments, Path("/usr"), readable=(ffmpeg.path,), writable=False)
     done = run_briefly(guarded(command, sandbox), timeout_seconds=TRIAL_SECONDS)
@@ -115,17 +135,3 @@ def _encode(ffmpeg: FFmpeg, sandbox: Sandbox) -> Finding:
     what = f"it could not encode a moment of video in the sandbox ({sandbox.level.value}): {why}"
     todo = "use a self-contained FFmpeg or the system's, or set TIDEMILL_SANDBOX=off"
     return failure(FFMPEG, what, todo)
-
-
-def _examine_fonts() -> list[Finding]:
-    has_fontconfig = shutil.which("fc-match") is not None
-    found = next((f for d in _DEJAVU for f in sorted(Path(d).rglob("DejaVuSans.ttf"))), None)
-    if has_fontconfig and found:
-        return [ok(FONTS, f"fontconfig and {found}; no operation draws text yet")]
-    absent = [
-        name
-        for name, there in (("fontconfig", has_fontconfig), ("DejaVu Sans", found))
-        if not there
-    ]
-    what = f"not here: {' and '.join(absent)}"
-    return [note(FONTS, what, "nothing yet: no operation of this version draws text")]

@@ -26,10 +26,13 @@ from app.operations import ffmpeg
 log = structlog.get_logger(__name__)
 
 SCRIPT = Path(__file__).with_name("probe_child.py")
-ANSWER_BYTES = 64 * 1024
+PACKAGE = Path(__file__).parents[2]
+"""What the script imports of."""
+ANSWER_BYTES = 256 * 1024
 CPU_SECONDS = 20
 FRAME_RATE_SLACK = 1.001
 """120000/1001 and rounded averages count as 120."""
+GIGA = 1_000_000_000
 
 REFUSALS: dict[str, type[AppError]] = {
     "no_video_stream": NoVideoStream,
@@ -104,13 +107,7 @@ class ProbeChild:
     def _command(self, path: Path, container: str) -> Command:
         asked = {
             "format": ffmpeg.DEMUXERS[container],
-            "options": {
-                "protocol_whitelist": ffmpeg.PROTOCOLS,
-                "format_whitelist": ffmpeg.FORMATS,
-                "codec_whitelist": ffmpeg.CODECS,
-                "probesize": str(ffmpeg.PROBE_BYTES),
-                "analyzeduration": str(ffmpeg.PROBE_MICROSECONDS),
-            },
+            "options": ffmpeg.demuxing(),
             "video_codecs": ffmpeg.VIDEO_CODECS,
             "audio_codecs": ffmpeg.AUDIO_CODECS,
             "max_pixels": self._limits.max_pixels,
@@ -120,7 +117,7 @@ class ProbeChild:
             arguments=(sys.executable, "-I", str(SCRIPT), str(absolute), json.dumps(asked)),
             folder=SCRIPT.parent,
             writable=False,
-            readable=(*python_folders(), absolute),
+            readable=(*python_folders(), PACKAGE, absolute),
             limits=ProcessLimits(cpu_seconds=CPU_SECONDS),
         )
 
@@ -143,6 +140,9 @@ class ProbeChild:
         rate = float(Fraction(media.video.frame_rate or 0))
         if rate > limits.max_frame_rate * FRAME_RATE_SLACK:
             _check("frame rate", rate, limits.max_frame_rate)
+        picture = media.video.width * media.video.height
+        frames = media.duration_seconds * (rate or limits.max_frame_rate)
+        _check("gigapixels", picture * frames / GIGA, limits.max_gigapixels)
 
 
 def _check(limit: str, value: float, maximum: float) -> None:

@@ -10,11 +10,13 @@ Answers {"error": {"code", "what"}} or {"media": {..}} with the fields of ``Medi
 alone, with ``"media": null``, when the picture is larger than may be decoded.
 """
 
+import hashlib
 import json
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -24,6 +26,11 @@ from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+
+# It is started without the service's own search path, and the package may not be installed whole.
+sys.path.append(str(Path(__file__).resolve().parents[3]))
+
+from app.infrastructure.media.keyframes import find_keyframes
 
 MOST_PACKETS = 3000
 """So many packets may pass before the first picture comes out."""
@@ -218,7 +225,14 @@ def describe_video(
         "color_range": RANGES.get(int(frame.color_range)),
         "variable_rate": rates[1],
         "reordered": bool(video.codec_context.has_b_frames),
+        "headers": headers_of(video),
     }
+
+
+def headers_of(stream: Stream) -> str | None:
+    """Return what tells one codec's headers from another's; None when it keeps none there."""
+    extradata = stream.codec_context.extradata
+    return hashlib.sha256(extradata).hexdigest()[:32] if extradata else None
 
 
 def frame_rates(video: VideoStream) -> tuple[Fraction, bool]:
@@ -243,6 +257,8 @@ def describe_audio(
         "layout": context.layout.name,
         "start_seconds": None if span.start is None else round(float(span.start - origin), 6),
         "end_seconds": None if span.end is None else round(float(span.end - origin), 6),
+        "profile": audio.profile,
+        "headers": headers_of(audio),
     }
 
 
@@ -265,6 +281,7 @@ def examine(container: InputContainer, asked: dict[str, Any]) -> dict[str, Any]:
         raise RefusedError("input_damaged", "The first picture has no time")
     origin = described["start_pts"] * look.first_frame.time_base
     end = look.span(video.index).end or origin
+    described["keyframes"] = find_keyframes(container, video)
     return {
         "media": {
             "duration_seconds": round(float(end - origin), 6),

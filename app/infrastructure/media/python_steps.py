@@ -39,6 +39,8 @@ REFUSALS = {
     for each in (
         *(errors.EmptyFile, errors.LogWithoutEvents, errors.LogNotText),
         *(errors.InputDamaged, errors.NotAnImage, errors.UnsupportedCharacters),
+        errors.MediaOverLimits,
+        *(errors.CannotCopy, errors.NoVideoStream, errors.RenderFailed),
     )
 }
 """What a program may say of its input, by code."""

@@ -17,5 +17,8 @@ class StepKinds:
 
     async def run(self, step: Step, folder: Path, on_progress: ProgressCallback) -> StepFacts:
         if isinstance(step, PythonStep):
-            return await self._python.run(step, folder, on_progress)
+            facts = await self._python.run(step, folder, on_progress)
+            if step.expected is not None:
+                await self._ffmpeg.check(step.expected, folder / step.outputs[0])
+            return facts
         return await self._ffmpeg.run(step, folder, on_progress)

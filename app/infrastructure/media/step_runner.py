@@ -26,7 +26,7 @@ from app.infrastructure.media.process_runner import (
     ProcessRunner,
 )
 from app.infrastructure.media.signs_of_life import watch
-from app.operations.base import NOTHING_LEARNED, FFmpegStep, StepFacts
+from app.operations.base import NOTHING_LEARNED, Expected, FFmpegStep, StepFacts
 from app.operations.ffmpeg import complete
 from app.services.ports import ProgressCallback
 
@@ -48,6 +48,7 @@ NO_PICTURE = (
 )
 NO_SPACE = ("No space left on device", "Disk quota exceeded")
 TOO_LARGE = "File too large"
+LARGER = "The result is larger than a file may be."
 DAMAGE = re.compile(
     r"invalid data found|corrupt|error while decoding|error splitting|error during demuxing"
     r"|error submitting packet to decoder|decoding error|invalid nal|partial file|concealing"
@@ -87,8 +88,9 @@ class _Progress:
 class FFmpegStepRunner:
     """Runs one step at a time per call, in the folder it is given.
 
-    ``threads`` is how many each FFmpeg may use; ``stall_seconds`` how long it may show no sign of
-    life: neither progress nor computing, reading or writing by any process of its session.
+    ``threads`` is how many each FFmpeg may use, ``max_output_bytes`` how much it may write;
+    ``stall_seconds`` how long it may show no sign of life: neither progress nor computing, reading or
+    writing by any process of its session.
     """
 
     def __init__(
@@ -99,12 +101,14 @@ class FFmpegStepRunner:
         *,
         stall_seconds: float,
         threads: int = 1,
+        max_output_bytes: int = FILE_SIZE_BYTES,
     ) -> None:
         self._ffmpeg = ffmpeg
         self._runner = runner
         self._probe = probe
         self._stall_seconds = stall_seconds
         self._threads = min(threads, MOST_THREADS)
+        self._max_output_bytes = max_output_bytes
 
     async def run(self, step: FFmpegStep, folder: Path, on_progress: ProgressCallback) -> StepFacts:
         """Run ``step`` and leave its checked result in ``folder`` under ``step.output``.
@@ -123,6 +127,8 @@ class FFmpegStepRunner:
             )
         if not finished.succeeded:
             log.warning("ffmpeg.failed", step=step.name, stderr=finished.stderr)
+            if await asyncio.to_thread(_size, part) >= self._max_output_bytes:
+                raise RenderFailed(LARGER)  # the kernel ended it, so that it could not say so
             raise _failure(step, finished)
         await self._check(step, part, finished)
         await asyncio.to_thread(part.rename, folder / step.output)
@@ -145,26 +151,28 @@ class FFmpegStepRunner:
             limits=ProcessLimits(
                 address_space_bytes=BASE_MEMORY_BYTES + step.pixels * MEMORY_BYTES_PER_PIXEL,
                 cpu_seconds=CPU_SECONDS * self._threads,
-                file_size_bytes=FILE_SIZE_BYTES,
+                file_size_bytes=self._max_output_bytes,
             ),
         )
 
+    async def check(self, expected: Expected, path: Path) -> None:
+        """Compare what another program wrote with what was expected of it. Raises RenderFailed."""
+        try:
+            media = await self._probe.look(path)
+        except JobTimedOut:
+            raise
+        except AppError as error:
+            msg = f"The result is not a usable video: {error.detail}"
+            raise RenderFailed(msg) from error
+        _compare(media, expected, damage_is_the_sources=False)
+
     async def _check(self, step: FFmpegStep, part: Path, finished: Finished) -> None:
-        """Compare the result with what was expected of it."""
+        if not step.expected.has_video:
+            if await asyncio.to_thread(_size, part) == 0:
+                raise RenderFailed("The encoder wrote nothing.")
+            return
         media = await self._look(step, part, finished)
-        expected = step.expected
-        off = _end_seconds(media) - expected.duration_seconds
-        overrun = expected.overrun_tolerance
-        longer = expected.duration_tolerance if overrun is None else overrun
-        if not -expected.duration_tolerance <= off <= longer:
-            got, wanted = f"{_end_seconds(media):.3f} s", f"{expected.duration_seconds:.3f} s"
-            if step.source_has_damage_check and off < 0:
-                raise InputDamaged(_damage(f"only {got} of {wanted} could be decoded"))
-            msg = f"The result ends at {got} where {wanted} were expected."
-            raise RenderFailed(msg)
-        if (media.audio is not None) != expected.has_audio:
-            msg = "The result has no sound." if expected.has_audio else "The result has a sound."
-            raise RenderFailed(msg)
+        _compare(media, step.expected, damage_is_the_sources=step.source_has_damage_check)
 
     async def _look(self, step: FFmpegStep, part: Path, finished: Finished) -> MediaInfo:
         try:
@@ -183,10 +191,30 @@ class FFmpegStepRunner:
             raise RenderFailed(msg) from error
 
 
+def _compare(media: MediaInfo, expected: Expected, *, damage_is_the_sources: bool) -> None:
+    """Hold a result against what was expected of it. Raises InputDamaged, RenderFailed."""
+    off = _end_seconds(media) - expected.duration_seconds
+    overrun = expected.overrun_tolerance
+    longer = expected.duration_tolerance if overrun is None else overrun
+    if not -expected.duration_tolerance <= off <= longer:
+        got, wanted = f"{_end_seconds(media):.3f} s", f"{expected.duration_seconds:.3f} s"
+        if damage_is_the_sources and off < 0:
+            raise InputDamaged(_damage(f"only {got} of {wanted} could be decoded"))
+        msg = f"The result ends at {got} where {wanted} were expected."
+        raise RenderFailed(msg)
+    if (media.audio is not None) != expected.has_audio:
+        msg = "The result has no sound." if expected.has_audio else "The result has a sound."
+        raise RenderFailed(msg)
+
+
 def _files(folder: Path, *, apart_from: Path) -> list[Path]:
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
     return [folder / name for name in names if name != apart_from.name]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _end_seconds(media: MediaInfo) -> float:
@@ -204,7 +232,7 @@ def _failure(step: FFmpegStep, finished: Finished) -> AppError:
     if any(words in finished.stderr for words in NO_SPACE):
         return NoSpace("The disk is full: the result did not fit.")
     if TOO_LARGE in finished.stderr:
-        return RenderFailed("The result is larger than a file may be.")
+        return RenderFailed(LARGER)
     last = finished.stderr.rpartition("\n")[2]
     if step.source_has_damage_check and DAMAGE.search(finished.stderr):
         return InputDamaged(_damage(last or "it cannot be decoded"))

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from app.domain.ids import is_id, new_id
-from app.domain.layout import MARKER, OUTPUTS, RUN, UPLOADS, WORK
+from app.domain.layout import CACHE, MARKER, OUTPUTS, RUN, UPLOADS, WORK
 from app.infrastructure.storage.paths import DataFolder, StartRefused
 
 __all__ = ["Instance", "StartRefused", "check_instance", "read_marker", "startup_lock"]
@@ -141,7 +141,9 @@ def _lock(descriptor: int, root: Path, deadline: float) -> None:
 
 def _holds_files(folder: DataFolder) -> bool:
     return any(
-        names for name in (UPLOADS, WORK, OUTPUTS) for _, _, names in os.walk(folder.root / name)
+        names
+        for name in (UPLOADS, WORK, OUTPUTS, CACHE)
+        for _, _, names in os.walk(folder.root / name)
     )
 
 

@@ -13,12 +13,14 @@ from typing import TypeVar
 from app.domain.errors import InputsDeleted, NoSpace, StorageFailed
 from app.domain.ids import is_id
 from app.domain.layout import (
+    CACHE,
     DATABASE,
     MARKER,
     OUTPUTS,
     RUN,
     UPLOADS,
     WORK,
+    kept_clip_path,
     output_path,
     scratch_path,
 )
@@ -39,7 +41,7 @@ _TO_DO = {
     errno.EIO: "the disk reports errors: look into the system's log and check the disk",
 }
 """What whoever runs the service can do about each way in which a deletion fails."""
-_KINDS = (UPLOADS, WORK, OUTPUTS, "database", "system", "other")
+_KINDS = (UPLOADS, WORK, OUTPUTS, CACHE, "database", "system", "other")
 
 
 @contextmanager
@@ -190,16 +192,46 @@ class LocalFiles:
             self._folder.open_parent(relative) as (work, name),
             self._folder.open_parent(output_path(output_id)) as (outputs, target),
         ):
-            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work)
-            try:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise StorageFailed("Only a regular file can be published.")
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _sync_regular(work, name)
             os.rename(name, target, src_dir_fd=work, dst_dir_fd=outputs)
             os.fsync(outputs)
             os.fsync(work)
+
+    async def keep_clip(self, source: Path, clip_id: str) -> int:
+        return await in_thread("keeping a clip", lambda: self._keep_clip(source, clip_id))
+
+    def _keep_clip(self, source: Path, clip_id: str) -> int:
+        relative = self._folder.relative(source)
+        if split_path(relative)[0] != WORK or not is_id(clip_id):
+            raise StorageFailed("Only a work file can be kept, under an id of its own.")
+        with (
+            self._folder.open_parent(relative) as (work, name),
+            self._folder.open_parent(kept_clip_path(clip_id)) as (cache, target),
+        ):
+            size_bytes = _sync_regular(work, name)
+            os.link(name, target, src_dir_fd=work, dst_dir_fd=cache, follow_symlinks=False)
+            os.fsync(cache)
+            return size_bytes
+
+    async def take_clip(self, clip_id: str, size_bytes: int, target: Path) -> bool:
+        return await in_thread(
+            "taking a kept clip", lambda: self._take_clip(clip_id, size_bytes, target)
+        )
+
+    def _take_clip(self, clip_id: str, size_bytes: int, target: Path) -> bool:
+        relative = self._folder.relative(target)
+        with (
+            self._folder.open_parent(kept_clip_path(clip_id)) as (cache, source),
+            self._folder.open_parent(relative) as (work, name),
+        ):
+            try:
+                found = os.stat(source, dir_fd=cache, follow_symlinks=False)
+                if not stat.S_ISREG(found.st_mode) or found.st_size != size_bytes:
+                    return False
+                os.link(source, name, src_dir_fd=cache, dst_dir_fd=work, follow_symlinks=False)
+            except FileNotFoundError:
+                return False
+            return True
 
     async def list_work(self) -> list[WorkEntry]:
         return await in_thread("listing work folders", self._list_work)
@@ -233,7 +265,7 @@ class LocalFiles:
         sizes = dict.fromkeys(_KINDS, 0)
         for kind, found in _walk(self._folder.root):
             counts[kind] += 1
-            # A hard-linked input in work/ is the upload's: its bytes are there only once.
+            # A hard link in work/ is an upload's or a kept clip's: its bytes are there only once.
             sizes[kind] += 0 if kind == WORK and found.st_nlink > 1 else found.st_size
         return [Usage(kind, counts[kind], sizes[kind]) for kind in _KINDS]
 
@@ -256,6 +288,21 @@ class LocalFiles:
         self._folder.delete(path)
 
 
+def _sync_regular(folder: int, name: str) -> int:
+    """Make a finished file's bytes durable; returns its length. Raises ``StorageFailed``."""
+    # Not blocking: to open a pipe would wait for its other end.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(name, flags, dir_fd=folder)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise StorageFailed("What a step made is not a regular file.")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return found.st_size
+
+
 def _work_entry(owner: str, name: str | None, status: os.stat_result) -> WorkEntry:
     changed_at = datetime.fromtimestamp(status.st_mtime, UTC)
     return WorkEntry(owner, name, stat.S_ISDIR(status.st_mode), changed_at)
@@ -274,7 +321,7 @@ def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def _kind(top: str | None, name: str) -> str:
-    if top in {UPLOADS, WORK, OUTPUTS}:
+    if top in {UPLOADS, WORK, OUTPUTS, CACHE}:
         return str(top)
     if top == RUN or (top is None and name == MARKER) or top == "lost+found":
         return "system"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from app.domain.errors import StorageFailed
 from app.domain.ids import is_id, new_id
-from app.domain.layout import DATABASE, MARKER, OUTPUTS, RUN, UPLOADS, WORK
+from app.domain.layout import CACHE, DATABASE, MARKER, OUTPUTS, RUN, UPLOADS, WORK
 
-LAYOUT = (UPLOADS, WORK, OUTPUTS, RUN)
+LAYOUT = (UPLOADS, WORK, OUTPUTS, CACHE, RUN)
 """The folders that hold what is ours to create and delete."""
 
 _OURS = frozenset(
@@ -231,7 +231,7 @@ def refuse_foreign(root: Path) -> None:
     if (root / MARKER).exists():
         return
     strange = {entry.name for entry in root.iterdir()} - _OURS - {"lost+found"}
-    inside = [name for name in (UPLOADS, WORK, OUTPUTS) if _has_entries(root / name)]
+    inside = [name for name in (UPLOADS, WORK, OUTPUTS, CACHE) if _has_entries(root / name)]
     if strange or inside:
         example = min(strange) if strange else f"{inside[0]}/"
         msg = (

@@ -17,6 +17,7 @@ from app.services.ports.job_rows import (
     DeliveryRows,
     JobFilter,
     JobRows,
+    KeptClipRows,
     OutputRows,
     RateRows,
 )
@@ -27,6 +28,7 @@ from app.services.ports.record_rows import (
     CleanupRows,
     IdempotencyRows,
     LeaseRows,
+    RequestRows,
     SweepReportRows,
     TombstoneRows,
 )
@@ -50,6 +52,7 @@ __all__ = [
     "JobFilter",
     "JobQueue",
     "JobRows",
+    "KeptClipRows",
     "LeaseRows",
     "MediaProbe",
     "Metrics",
@@ -57,6 +60,7 @@ __all__ = [
     "PartCopier",
     "ProgressCallback",
     "RateRows",
+    "RequestRows",
     "SessionRows",
     "Sleep",
     "StepRunner",

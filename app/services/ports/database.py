@@ -3,11 +3,18 @@
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from app.services.ports.job_rows import DeliveryRows, JobRows, OutputRows, RateRows
+from app.services.ports.job_rows import (
+    DeliveryRows,
+    JobRows,
+    KeptClipRows,
+    OutputRows,
+    RateRows,
+)
 from app.services.ports.record_rows import (
     CleanupRows,
     IdempotencyRows,
     LeaseRows,
+    RequestRows,
     SweepReportRows,
     TombstoneRows,
 )
@@ -35,6 +42,9 @@ class Transaction(Protocol):
     def outputs(self) -> OutputRows: ...
 
     @property
+    def kept_clips(self) -> KeptClipRows: ...
+
+    @property
     def tombstones(self) -> TombstoneRows: ...
 
     @property
@@ -45,6 +55,9 @@ class Transaction(Protocol):
 
     @property
     def rates(self) -> RateRows: ...
+
+    @property
+    def requests(self) -> RequestRows: ...
 
     @property
     def leases(self) -> LeaseRows: ...

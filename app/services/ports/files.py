@@ -31,7 +31,7 @@ class WorkEntry:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Bytes on disk of one kind: uploads, work, outputs, database, system, other."""
+    """Bytes on disk of one kind: uploads, work, outputs, cache, database, system, other."""
 
     kind: str
     count: int
@@ -73,6 +73,17 @@ class Files(Protocol):
 
     async def publish(self, source: Path, output_id: str) -> None:
         """Sync a finished scratch file, rename it to its output path, sync the folder."""
+        ...
+
+    async def keep_clip(self, source: Path, clip_id: str) -> int:
+        """Sync a finished scratch file and hard-link it to its kept path; returns its length."""
+        ...
+
+    async def take_clip(self, clip_id: str, size_bytes: int, target: Path) -> bool:
+        """Hard-link a kept clip into a work folder, as ``target``, which must not be there yet.
+
+        False, and nothing is linked, when there is no regular file of exactly that length.
+        """
         ...
 
     async def list_work(self) -> list[WorkEntry]:

@@ -1,4 +1,4 @@
-"""The rows of jobs and outputs, of what was delivered, and of how fast jobs went."""
+"""The rows of jobs, outputs and kept clips, of what was delivered, and of how fast jobs went."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Protocol
 
 from app.domain.delivery import ByteSpan
 from app.domain.jobs import Fence, Job, JobStatus
+from app.domain.kept_clips import KeptClip
 from app.domain.outputs import Output, OutputStatus
 from app.services.ports.cursor import Cursor
 
@@ -127,6 +128,36 @@ class OutputRows(Protocol):
 
     def totals(self) -> dict[OutputStatus, tuple[int, int]]:
         """Count and bytes of output rows by status; a status without rows may be missing."""
+        ...
+
+
+class KeptClipRows(Protocol):
+    """The clips that are kept for other jobs; lists begin with what was used longest ago."""
+
+    def insert(self, clip: KeptClip) -> None: ...
+
+    def find(self, clip_id: str) -> KeptClip | None: ...
+
+    def find_by_key(self, owner: str, key: str) -> KeptClip | None: ...
+
+    def touch(self, clip_id: str, job_id: str, now: datetime) -> bool:
+        """Say that a job has just used it; False when it is gone."""
+        ...
+
+    def delete(self, clip_id: str) -> bool: ...
+
+    def list_by_job(self, job_id: str) -> list[KeptClip]:
+        """All that this job was the last to use."""
+        ...
+
+    def list_by_upload(self, upload_id: str) -> list[KeptClip]:
+        """All whose last job has this upload among its inputs."""
+        ...
+
+    def list_oldest(self, limit: int) -> list[KeptClip]: ...
+
+    def totals(self) -> tuple[int, int]:
+        """Count and bytes of all of them."""
         ...
 
 

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from app.domain.idempotency import IdempotencyRecord
+from app.domain.requests import OpenRequest
 from app.domain.sweeps import PendingCleanup, SweepName, SweepReport
 from app.domain.tombstones import ThingKind, Tombstone
 from app.services.ports.cursor import Cursor
@@ -41,6 +42,24 @@ class IdempotencyRows(Protocol):
     def count_old(self, before: datetime) -> int:
         """How many ``delete_old`` would remove without a limit."""
         ...
+
+
+class RequestRows(Protocol):
+    """Requests under way whose answer is a file."""
+
+    def insert(self, request: OpenRequest) -> None: ...
+
+    def find(self, request_id: str) -> OpenRequest | None: ...
+
+    def find_by_job(self, job_id: str) -> OpenRequest | None: ...
+
+    def end(self, request_id: str) -> None:
+        """Say that it is over and was not cleaned up by itself; nothing without a row."""
+        ...
+
+    def delete(self, request_id: str) -> bool: ...
+
+    def list_all(self, limit: int) -> list[OpenRequest]: ...
 
 
 class LeaseRows(Protocol):

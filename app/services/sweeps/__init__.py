@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from app.domain.jobs import JobPolicy
+from app.domain.kept_clips import KeptClipPolicy
 from app.domain.retention import RetentionPolicy
 from app.domain.sessions import SessionPolicy
 from app.domain.sweeps import SweepName
@@ -12,7 +13,14 @@ from app.services.disposal import Disposal
 from app.services.ports import Database, Files, Metrics, UploadBytes, UploadLocks
 from app.services.sweeps.base import Sweep, SweepRun
 from app.services.sweeps.inputs import SpentInputs
-from app.services.sweeps.jobs import ExpiredJobs, JobTimeouts, Rescues, UndispatchedJobs
+from app.services.sweeps.jobs import (
+    ExpiredJobs,
+    JobTimeouts,
+    Removes,
+    Rescues,
+    UndispatchedJobs,
+)
+from app.services.sweeps.kept_clips import ExpiredClips
 from app.services.sweeps.outputs import DeliveredOutputs
 from app.services.sweeps.records import OldRecords
 from app.services.sweeps.service import SweepLimits, SweepService
@@ -56,6 +64,7 @@ class SweepParts:
     disposal: Disposal
     completion: Completes
     rescue: Rescues
+    removal: Removes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,7 @@ class SweepPolicies:
     sessions: SessionPolicy
     jobs: JobPolicy
     retention: RetentionPolicy
+    kept_clips: KeptClipPolicy
 
 
 def make_sweeps(parts: SweepParts, policies: SweepPolicies) -> tuple[Sweep, ...]:
@@ -77,10 +87,11 @@ def make_sweeps(parts: SweepParts, policies: SweepPolicies) -> tuple[Sweep, ...]
         ExpiredUploads(db, watch, parts.locks, disposal, metrics, policies.uploads),
         StaleSessions(db, watch, parts.locks, disposal, metrics, policies.sessions),
         SpentInputs(db, files, disposal),
-        JobTimeouts(db, parts.rescue),
+        JobTimeouts(db, parts.rescue, parts.removal),
         UndispatchedJobs(db, parts.rescue, DISPATCH_AGAIN_AFTER),
         ExpiredJobs(db, disposal, policies.jobs),
         ExpiredBatches(db, files, disposal),
         DeliveredOutputs(db, files, disposal, policies.retention.delivery_grace),
+        ExpiredClips(db, files, disposal, policies.kept_clips),
         OldRecords(db, policies.retention.tombstones),
     )

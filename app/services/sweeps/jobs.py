@@ -1,14 +1,16 @@
 """Sweeps over jobs: ``job_timeouts``, ``undispatched_jobs`` and ``expired_jobs``."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import ClassVar, Protocol
 
 from app.domain.jobs import Job, JobPolicy, JobStatus
 from app.domain.outputs import Output
+from app.domain.requests import OpenRequest
 from app.domain.sweeps import SweepName, Victim
 from app.domain.tombstones import Reason
 from app.services.burial import bury_job, bury_output
-from app.services.disposal import Disposal
+from app.services.disposal import Disposal, Settled
 from app.services.ports import Database, Transaction
 from app.services.sweeps.base import SweepRun
 
@@ -23,19 +25,31 @@ class Rescues(Protocol):
     async def redispatch(self, job: Job, now: datetime) -> bool: ...
 
 
+class Removes(Protocol):
+    """What is done for requests, as ``app.services.sync_removal.RequestRemoval`` has it."""
+
+    async def list_left(self, limit: int) -> Sequence[OpenRequest]: ...
+
+    async def take_back(self, request: OpenRequest) -> list[Settled] | None: ...
+
+
 class JobTimeouts:
     """``job_timeouts``: running jobs past their deadline or whose worker is silent.
 
-    They are queued again or fail with ``timeout`` or ``worker_lost``.
+    They are queued again or fail with ``timeout`` or ``worker_lost``. What requests left whose process
+    is gone goes with it.
     """
 
     name: ClassVar[SweepName] = SweepName.JOB_TIMEOUTS
 
-    def __init__(self, db: Database, rescue: Rescues) -> None:
+    def __init__(self, db: Database, rescue: Rescues, removal: Removes | None = None) -> None:
         self._db = db
         self._rescue = rescue
+        self._removal = removal
 
     async def run(self, run: SweepRun) -> None:
+        if self._removal is not None:
+            await self._sweep_requests(run, self._removal)
         running = await self._db.read(lambda tx: tx.jobs.list_processing(run.limit))
         for job in running:
             with run.entry("job", job.id):
@@ -50,6 +64,17 @@ class JobTimeouts:
                 run.skip("changed")
             else:
                 run.count_repaired()
+
+    async def _sweep_requests(self, run: SweepRun, removal: Removes) -> None:
+        for request in await removal.list_left(run.limit):
+            with run.entry("request", request.id):
+                if not run.claim(Victim("request", request.id, "nobody answers it any more")):
+                    continue
+                settled = await removal.take_back(request)
+                if settled is None:
+                    run.skip("in_use")
+                else:
+                    run.count_removed(settled)
 
 
 class UndispatchedJobs:
@@ -132,7 +157,7 @@ class ExpiredJobs:
     def _bury(self, tx: Transaction, job_id: str, run: SweepRun) -> list[str] | None:
         job = tx.jobs.find(job_id)
         reason = self._reason(job, run.now) if job else None
-        if job is None or reason is None:
+        if job is None or reason is None or tx.requests.find_by_job(job_id) is not None:
             return None
         outputs = tx.outputs.list_by_job(job_id)
         if any(_is_promised(output, run.now) for output in outputs):
