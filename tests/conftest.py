@@ -1,20 +1,26 @@
-"""For every test: a test that was skipped should have run, so it fails the session. And for all of
-them together: files that take long begin first, so that no processor waits for the last of them.
+"""For every test: a test that was skipped should have run, so it fails the session; and every process
+that the service started is one whose arguments pass the rule of media.md. And for all of them
+together: files that take long begin first, so that no processor waits for the last of them.
 """
 
 import json
 import os
 import signal
 from collections import Counter
+from collections.abc import Generator
 from pathlib import Path
 
+import imageio_ffmpeg
 import pytest
+
+from tests.fakes import recorder
 
 WEIGHTS = Path(__file__).with_name("weights.json")
 """Seconds that files of tests took, as they were measured; of the others their tests are counted."""
 TOLD = "TEST_WEIGHTS"
 """Set in the environment, has a run measure its files anew."""
 _taken = pytest.StashKey["Counter[str]"]()
+_started = pytest.StashKey[recorder.Reader]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,6 +41,35 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     files = sorted(counts, key=lambda path: -weights.get(names[path], counts[path]))
     places = {path: place for place, path in enumerate(files)}
     items.sort(key=lambda item: places[item.path])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def recorded_arguments(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The file in which every process that the service starts from now on is written down."""
+    sheet = tmp_path_factory.mktemp("recorded") / "arguments.jsonl"
+    recorder.begin(sheet)
+    request.config.stash[_started] = recorder.Reader(sheet)
+    return sheet
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_ffmpeg(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """All tests but those of both use the bundled FFmpeg, whatever the system has: it stands first."""
+    folder = tmp_path_factory.mktemp("ffmpeg")
+    (folder / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
+    os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """After each test and what it takes down: judge the processes that were started meanwhile."""
+    yield
+    if (reader := item.config.stash.get(_started, None)) is not None:
+        own_commands = item.get_closest_marker("own_commands") is not None
+        if wrong := recorder.judge(reader.read(), own_commands=own_commands):
+            pytest.fail("\n".join(wrong), pytrace=False)
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,50 +1,34 @@
-"""Playlists in disguise: traced, with a control run that does open the bait.
+"""Hostile files and FFmpeg itself: what it opens by default, and what it opens with our options.
 
-A refusal alone proves nothing: each case shows first that FFmpeg or PyAV on their default options
-open another tenant's file from it, and then that with our options they do not.
+A refusal alone proves nothing. So each file is first shown to lure FFmpeg (its control run opens the
+bait), and then that it does not with our options alone: no sniffing, no probe, no sandbox.
 """
 
 import json
-import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from app.domain.media import AudioInfo, MediaInfo, VideoInfo
+from app.api.error_guide import GUIDE
+from app.domain.media import MediaInfo
 from app.infrastructure.media import probe_child
 from app.infrastructure.media.ffmpeg_locator import FFmpeg, locate_ffmpeg
 from app.operations import ffmpeg as arguments
 from app.operations.base import ClipInput, FFmpegStep
 from app.operations.trim import Trim, TrimParams
+from tests.fakes import lured_plans
 from tests.fakes.clips import ClipSpec, make_clip
+from tests.fakes.hostile import LURES, Reader
+from tests.fakes.lure_runs import CLIP_NAME, Laid, Loopback, lay, loopback, traced
+from tests.fakes.media import make_media
 
-NAME = "0123456789abcdef0123456789abcdef"
-FORGED = MediaInfo(
-    container="mov",
-    duration_seconds=2.0,
-    size_bytes=1,
-    stream_count=2,
-    video=VideoInfo(
-        codec="h264",
-        profile=None,
-        width=320,
-        height=180,
-        pixel_format="yuv420p",
-        rotation=0,
-        sample_aspect="1/1",
-        frame_rate="30/1",
-        time_base="1/15360",
-        start_pts=0,
-        color_primaries=None,
-        color_transfer=None,
-        color_space=None,
-        color_range=None,
-    ),
-    audio=AudioInfo("aac", 48000, 2, "stereo"),
-)
-"""What a probe that was fooled would say."""
+ROOT = Path(__file__).parents[2]
+SINK = ("-t", "0.1", "-f", "null", "-")
+BY_TITLE = {lure.title: lure for lure in LURES}
+FOLLOWED = [lure for lure in LURES if lure.reader is not Reader.NOBODY]
 
 
 @pytest.fixture(scope="module")
@@ -52,101 +36,177 @@ def ffmpeg() -> FFmpeg:
     return locate_ffmpeg(None)
 
 
-@pytest.fixture
-def bait(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, ffmpeg: FFmpeg) -> Path:
-    clips = tmp_path_factory.getbasetemp() / "clips"
-    bait = tmp_path / "another-tenants.mp4"
-    bait.write_bytes(make_clip(clips, ffmpeg.path, ClipSpec(seconds=2)).read_bytes())
-    return bait
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory, ffmpeg: FFmpeg) -> bytes:
+    spec = ClipSpec(seconds=1, width=256, height=144)
+    return make_clip(tmp_path_factory.mktemp("bait"), ffmpeg.path, spec).read_bytes()
 
 
-def dash(bait: Path) -> str:
-    return (
-        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
-        'mediaPresentationDuration="PT2S" profiles="urn:mpeg:dash:profile:isoff-on-demand:2011">'
-        '<Period><AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1" '
-        f'width="320" height="180"><BaseURL>{bait}</BaseURL></Representation></AdaptationSet>'
-        "</Period></MPD>"
-    )
+@pytest.fixture(scope="module")
+def server(clip: bytes) -> Iterator[Loopback]:
+    with loopback(clip) as serving:
+        yield serving
 
 
-def ffconcat(bait: Path) -> str:
-    return f"ffconcat version 1.0\nfile {bait.name}\n"
+def taken(laid: Sequence[Laid], trace: str, asked: Sequence[str]) -> list[str]:
+    """The titles of those whose bait was taken."""
+    return [each.lure.title for each in laid if each.bait.taken(trace, asked)]
 
 
-def opened(trace: Path, command: list[str], folder: Path) -> str:
-    """Run a command and return what its processes opened."""
-    tracing = ["strace", "-f", "-qq", "-e", "trace=open,openat,connect", "-o", str(trace)]
-    subprocess.run([*tracing, *command], cwd=folder, check=False, capture_output=True, timeout=60)
-    return trace.read_text()
-
-
-@pytest.mark.parametrize("manifest", [dash, ffconcat])
-@pytest.mark.parametrize("container", sorted(arguments.DEMUXERS))
-def test_a_manifest_in_disguise_opens_its_bait_by_default_but_never_with_our_options(
-    tmp_path: Path, ffmpeg: FFmpeg, bait: Path, manifest: object, container: str
+def test_every_file_that_ffmpeg_follows_takes_its_bait_without_our_options(
+    tmp_path: Path, ffmpeg: FFmpeg, clip: bytes, server: Loopback
 ) -> None:
-    assert callable(manifest)
-    (tmp_path / NAME).write_text(manifest(bait))
-    sink = ["-t", "0.1", "-f", "null", "-"]
-    control = [str(ffmpeg.path), "-nostdin", "-i", NAME, *sink]
-    assert bait.name in opened(tmp_path / "trace", control, tmp_path)
-    clip = ClipInput(NAME, replace(FORGED, container=container), "x.mp4")
-    (step,) = Trim().plan(TrimParams(start=0, end=1), [clip]).steps
+    laid = lay(tmp_path, clip, server.server_port, FOLLOWED)
+    commands = []
+    for each in laid:
+        lure = each.lure
+        address = lure.address(each.bait) if lure.address else CLIP_NAME
+        control = [str(ffmpeg.path), "-nostdin", *lure.control, "-i", address, *SINK]
+        commands.append((each.folder, control))
+    trace = traced(tmp_path, commands)
+    assert taken(laid, trace, server.asked) == [lure.title for lure in FOLLOWED]
+
+
+def trim_with(media: MediaInfo, ffmpeg: FFmpeg) -> list[str]:
+    """What a trim runs of a clip that the probe was fooled about."""
+    clip = ClipInput(CLIP_NAME, media, "x.mp4")
+    (step,) = Trim().plan(TrimParams(start=0, end=0.5), [clip]).steps
     assert isinstance(step, FFmpegStep)
     ours = arguments.complete(step.arguments, threads=1, major=ffmpeg.major)
-    seen = opened(tmp_path / "trace", [str(ffmpeg.path), "-y", *ours, "file:out.mp4"], tmp_path)
-    assert NAME in seen
-    assert bait.name not in seen
-    assert "connect(" not in seen
+    return [str(ffmpeg.path), "-y", *ours, "file:out.mp4"]
 
 
-def test_the_whitelist_of_formats_alone_refuses_a_manifest(
-    tmp_path: Path, ffmpeg: FFmpeg, bait: Path
+def without(listed: Sequence[str], option: str) -> list[str]:
+    at = listed.index(option)
+    return [*listed[:at], *listed[at + 2 :]]
+
+
+def test_no_file_takes_its_bait_with_our_options_alone(
+    tmp_path: Path, ffmpeg: FFmpeg, clip: bytes, server: Loopback
 ) -> None:
-    (tmp_path / NAME).write_text(dash(bait))
-    ours = list(arguments.foreign_clip(NAME, FORGED))
-    fixed = ours.index("-f")
-    del ours[fixed : fixed + 2]
-    completed = arguments.complete(ours, threads=1, major=ffmpeg.major)
-    command = [str(ffmpeg.path), "-nostdin", *completed, "-t", "0.1", "-f", "null", "-"]
-    seen = opened(tmp_path / "trace", command, tmp_path)
-    assert NAME in seen
-    assert bait.name not in seen
+    before = server.connections
+    laid = lay(tmp_path, clip, server.server_port)
+    fixed = trim_with(make_media(), ffmpeg)
+    listed = without(fixed, "-f")
+    assert "-format_whitelist" in listed
+    commands = [(each.folder, ours) for each in laid for ours in (fixed, listed)]
+    # The worst of them as each of the containers that a probe may have taken it for.
+    for each in laid:
+        if each.lure.title in {"DASH, absolute path", "ffconcat, sibling"}:
+            for name in arguments.DEMUXERS:
+                media = replace(make_media(), container=name)
+                commands.append((each.folder, trim_with(media, ffmpeg)))
+    trace = traced(tmp_path, commands)
+    assert trace.count(f'"{CLIP_NAME}"') >= len(commands), "each was opened itself"
+    assert taken(laid, trace, ()) == []
+    assert "connect(" not in trace
+    assert server.connections == before
 
 
-def test_the_probe_never_opens_what_a_list_names(tmp_path: Path, bait: Path) -> None:
-    hostile = tmp_path / NAME
-    hostile.write_text(ffconcat(bait))
-    control = f"import av; next(av.open({str(hostile)!r}).decode(video=0))"
-    assert bait.name in opened(tmp_path / "trace", [sys.executable, "-c", control], tmp_path)
+def test_a_manifest_inside_our_own_list_is_followed_only_without_our_options(
+    tmp_path: Path, ffmpeg: FFmpeg, clip: bytes, server: Loopback
+) -> None:
+    names = ("DASH, absolute path", "DASH behind a byte order mark", "ffconcat, sibling")
+    (control, locked) = (
+        lay(tmp_path / kind, clip, server.server_port, [BY_TITLE[name] for name in names])
+        for kind in ("control", "locked")
+    )
+    for each in (*control, *locked):
+        (each.folder / "list.ffconcat").write_text(f"ffconcat version 1.0\nfile {CLIP_NAME}\n")
+    binary = str(ffmpeg.path)
+    reading = ("-f", "concat", "-safe", "1", "-i", "file:list.ffconcat")
+    ours = ("-protocol_whitelist", "file", "-format_whitelist", "concat,mov")
+    plain = traced(tmp_path, [(e.folder, [binary, "-nostdin", *reading, *SINK]) for e in control])
+    assert taken(control, plain, ()) == list(names)
+    shut = traced(
+        tmp_path, [(e.folder, [binary, "-nostdin", *ours, *reading, *SINK]) for e in locked]
+    )
+    assert shut.count(f'"{CLIP_NAME}"') >= len(names), "each was opened itself"
+    # The list's own format has to be let in, and so is a list in the list: nothing goes into one of
+    # ours but what is no list by its first bytes.
+    assert taken(locked, shut, ()) == ["ffconcat, sibling"]
+
+
+PROBES = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import probe_child
+asked = json.loads(sys.argv[2])
+for path in sys.argv[3:]:
+    print(json.dumps(probe_child.main(path, asked)))
+"""
+OPENS = """
+import sys, av
+for path in sys.argv[1:]:
+    try:
+        with av.open(path) as container:
+            next(container.decode(video=0))
+    except Exception as error:
+        print(error)
+"""
+
+
+def test_the_probe_takes_no_bait_though_its_library_does(
+    tmp_path: Path, clip: bytes, server: Loopback
+) -> None:
+    # Whatever it is taken for: as if no first bytes had been looked at.
+    control = lay(tmp_path / "control", clip, server.server_port, FOLLOWED)
+    files = [str(each.folder / CLIP_NAME) for each in control]
+    trace = traced(tmp_path, [(tmp_path, [sys.executable, "-c", OPENS, *files])])
+    assert "ffconcat, sibling" in taken(control, trace, ())
+    laid = lay(tmp_path / "ours", clip, server.server_port)
     asked = {
         "format": None,
         "options": {
             "protocol_whitelist": arguments.PROTOCOLS,
             "format_whitelist": arguments.FORMATS,
+            "codec_whitelist": arguments.CODECS,
         },
         "video_codecs": arguments.VIDEO_CODECS,
         "audio_codecs": arguments.AUDIO_CODECS,
         "max_pixels": 10**7,
     }
-    child = [sys.executable, "-I", str(probe_child.__file__), str(hostile), json.dumps(asked)]
-    seen = opened(tmp_path / "trace", child, tmp_path)
-    assert NAME in seen
-    assert bait.name not in seen
+    files = [str(each.folder / CLIP_NAME) for each in laid]
+    folder = str(Path(probe_child.__file__).parent)
+    ours = [sys.executable, "-I", "-c", PROBES, folder, json.dumps(asked), *files]
+    trace = traced(tmp_path, [(tmp_path, ours)])
+    assert all(f'"{file}"' in trace for file in files)
+    assert taken(laid, trace, ()) == []
+    assert "connect(" not in trace
 
 
-def test_every_input_has_every_lock_before_its_i() -> None:
-    listed = arguments.foreign_clip(NAME, FORGED)
-    assert listed[-2:] == ("-i", f"file:{NAME}")
-    for option in (
-        "-protocol_whitelist",
-        "-format_whitelist",
-        "-codec_whitelist",
-        "-max_pixels",
-        "-max_streams",
-        "-probesize",
-        "-analyzeduration",
-    ):
-        assert option in listed
-    assert "-nostdin" in arguments.GLOBAL
+WORST = ("DASH, absolute path", "ffconcat, absolute path", "MOV with its samples elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "titles"),
+    [
+        ("off", WORST),
+        pytest.param("off", tuple(BY_TITLE), marks=[pytest.mark.long, pytest.mark.timeout(900)]),
+        pytest.param("auto", tuple(BY_TITLE), marks=[pytest.mark.long, pytest.mark.timeout(900)]),
+    ],
+    ids=["the worst", "all", "all in the sandbox"],
+)
+def test_no_operation_takes_a_bait_though_its_probe_was_fooled(
+    sandbox: str, titles: Sequence[str], tmp_path: Path, clip: bytes, server: Loopback
+) -> None:
+    before = server.connections
+    laid = lay(tmp_path, clip, server.server_port, [BY_TITLE[title] for title in titles])
+    (tmp_path / "lures").mkdir()
+    for number, each in enumerate(laid):
+        (each.folder / CLIP_NAME).rename(tmp_path / "lures" / str(number))
+        # Where the job works, a sibling is as near as can be.
+        for place in lured_plans.CHOSEN:
+            job = tmp_path / "jobs" / f"{number}-{place}"
+            job.mkdir(parents=True)
+            (job / each.bait.name).hardlink_to(each.bait.path)
+    ours = [sys.executable, "-m", lured_plans.__name__, str(tmp_path), sandbox]
+    trace = traced(tmp_path, [(ROOT, ours)], patience=800, out=tmp_path / "told")
+    told = [
+        json.loads(line) for line in (tmp_path / "told").read_text().splitlines() if line[0] == "{"
+    ]
+    assert len(told) == len(laid) * len(lured_plans.CHOSEN), (tmp_path / "told").read_text()[-3000:]
+    assert {each["code"] for each in told} <= {*GUIDE, ""}
+    assert taken(laid, trace, server.asked[:0]) == []
+    assert f"htons({server.server_port})" not in trace
+    assert server.connections == before
