@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 
+from tests.fakes.recorder import recording_environment
+
 T = TypeVar("T")
 
 COMMAND = Path(sys.prefix) / "bin" / "tidemill"
@@ -53,6 +55,7 @@ def clean_environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         # Nothing of ours is ever put there.
         "TMPDIR": "/nonexistent",
+        **recording_environment(),
         **extra,
     }
 

@@ -11,6 +11,8 @@ import pytest
 from tests.e2e.frames import ffmpeg
 from tests.e2e.harness import Server
 from tests.e2e.wire import TUS, await_job, encode_metadata, open_session, problem, upload
+from tests.fakes.ffmpeg_arguments import kinds
+from tests.fakes.recorder import Reader
 
 TRIM = {"start": 0.5, "end": 1.5}
 
@@ -61,6 +63,21 @@ def _post_job(api: httpx.Client, upload_id: str, **changes: Any) -> httpx.Respon
         "params": TRIM,
     }
     return api.post("/api/v1/jobs", json=body | changes)
+
+
+def test_what_a_server_in_a_process_of_its_own_runs_is_recorded(
+    api: httpx.Client,
+    shared_server: Server,
+    bad_files: dict[str, bytes],
+    recorded_arguments: Path,
+) -> None:
+    # That all of it keeps the rule is judged after every test.
+    asked = _post_job(api, _upload_id(api, bad_files["a clip"]))
+    assert await_job(api, asked.json()["id"])["status"] == "completed"
+    started = [s for s in Reader(recorded_arguments).read() if s.pid == shared_server.pid]
+    runs = [each.command[1:] for each in started if each.is_ffmpeg and "-i" in each.command]
+    assert ["foreign"] in [kinds(arguments) for arguments in runs]
+    assert [s for s in started if any(part.endswith("probe_child.py") for part in s.command)]
 
 
 BAD_FILES = [

@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -54,6 +55,7 @@ ALL_INTERVALS = (
     "CLEANUP",
     "SPENT_INPUTS",
     "DELIVERED",
+    "KEPT_CLIPS",
     "RECORDS",
 )
 EVERY_SECOND = {f"{name}_INTERVAL_SECONDS": "1" for name in ALL_INTERVALS}
@@ -312,26 +314,49 @@ def test_bodies_locks_and_syncs_go_by_their_settings(tmp_path: Path) -> None:
 
 @shows(
     *EVERY_SECOND,
-    *("QUEUED_TTL_HOURS", "TOMBSTONE_DAYS", "WORKERS"),
+    *("QUEUED_TTL_HOURS", "TOMBSTONE_DAYS", "WORKERS", "KEPT_CLIPS_HOURS", "KEPT_CLIPS_MAX_BYTES"),
 )
 def test_every_sweep_runs_again_and_again_and_takes_what_is_past_its_time(
     tmp_path: Path, short_clip: Path
 ) -> None:
     with serving(
-        tmp_path, **EVERY_SECOND, QUEUED_TTL_HOURS=A_MOMENT, TOMBSTONE_DAYS=0, WORKERS=0
+        tmp_path,
+        **EVERY_SECOND,
+        QUEUED_TTL_HOURS=A_MOMENT,
+        TOMBSTONE_DAYS=0,
+        WORKERS=0,
+        KEPT_CLIPS_HOURS=20 / 3600,
+        KEPT_CLIPS_MAX_BYTES=100,
     ) as (running, client):
+        older, newer = (_keep_clip(running, 60, used_seconds_ago=each) for each in (-50, -60))
         _, batch_id = make_batch(client, short_clip.read_bytes())
         job = f"/api/v1/jobs/{trim(client, batch_id)}"
         assert client.get(job).json()["status"] == "queued", "nobody runs it here"
         session = f"/api/v1/upload/{open_session(client)}"
         assert client.delete(session).status_code == 204
 
+        eventually(lambda: not older.exists(), what="the end of a kept clip without room")
+        idle = _keep_clip(running, 10, used_seconds_ago=30)
+        eventually(lambda: not idle.exists(), what="the end of a kept clip that nobody uses")
+        assert newer.exists()
         eventually(lambda: status_of(client, session) == 404, what="the tombstone's end")
         eventually(lambda: status_of(client, job) in {404, 410}, what="the queued job's end")
         eventually(
             lambda: all(len(_runs(running, sweep)) >= 2 for sweep in SweepName),
             what="two runs of every sweep",
         )
+
+
+def _keep_clip(running: Service, size_bytes: int, *, used_seconds_ago: float) -> Path:
+    """Keep a clip as a step of a job does; returns its file."""
+    data, clip_id = running.folder / "data", uuid4().hex
+    path = data / "cache" / clip_id
+    path.write_bytes(b"z" * size_bytes)
+    used = int((time.time() - used_seconds_ago) * 1_000_000)
+    row = (clip_id, "owner", clip_id, clip_id, size_bytes, used, used)
+    with closing(sqlite3.connect(data / "tidemill.db", timeout=10)) as connection, connection:
+        connection.execute("INSERT INTO kept_clips VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    return path
 
 
 def _runs(running: Service, name: SweepName) -> list[dict[str, Any]]:
@@ -388,7 +413,8 @@ def hanging_ffmpeg(tmp_path: Path) -> Path:
 
 
 @shows(
-    "WORKERS", "JOB_TIMEOUT_SECONDS", "STALL_SECONDS", "FFMPEG_PATH", "SANDBOX", "TTL_FAILED_HOURS"
+    *("WORKERS", "JOB_TIMEOUT_SECONDS", "SYNC_TIMEOUT_SECONDS", "STALL_SECONDS", "FFMPEG_PATH"),
+    *("SANDBOX", "TTL_FAILED_HOURS"),
 )
 def test_hanging_steps_end_by_the_limit_that_is_set_and_run_side_by_side(
     tmp_path: Path, short_clip: Path, hanging_ffmpeg: Path
@@ -399,6 +425,7 @@ def test_hanging_steps_end_by_the_limit_that_is_set_and_run_side_by_side(
         SANDBOX="off",
         WORKERS=3,
         JOB_TIMEOUT_SECONDS=2,
+        SYNC_TIMEOUT_SECONDS=1,
         STALL_SECONDS=4,
         TTL_FAILED_HOURS=A_MOMENT,
         CLEANUP_INTERVAL_SECONDS=1,
@@ -408,6 +435,8 @@ def test_hanging_steps_end_by_the_limit_that_is_set_and_run_side_by_side(
         _, batch_id = make_batch(client, short_clip.read_bytes())
         by_default = trim(client, batch_id)
         by_stall = [trim(client, batch_id, timeout_seconds=60) for _ in range(2)]
+        late = client.post("/api/trim", files={"video": short_clip.read_bytes()}, data={"end": "1"})
+        assert (late.status_code, late.json()["timeout_seconds"]) == (504, 1)
 
         eventually(lambda: _processing(client) == 3, what="three jobs at once")
         assert "stall" not in _error_of(running, by_default)
@@ -479,9 +508,9 @@ def _sweep_once(
 # --- what a clip may be ---------------------------------------------------------------------------
 
 
-def make_clip(folder: Path, *, size: str, seconds: int, sounds: int) -> bytes:
+def make_clip(folder: Path, *, size: str, seconds: int, sounds: int, rate: int = 5) -> bytes:
     clip = folder / f"{size}-{seconds}-{sounds}.mp4"
-    picture = ("-f", "lavfi", "-i", f"testsrc2=size={size}:rate=5:duration={seconds}")
+    picture = ("-f", "lavfi", "-i", f"testsrc2=size={size}:rate={rate}:duration={seconds}")
     sound = ("-f", "lavfi", "-i", f"sine=duration={seconds}")
     maps = [part for n in range(sounds + 1) for part in ("-map", str(n))]
     ffmpeg(*picture, *(sound * sounds), *maps, "-preset", "ultrafast", clip)
@@ -489,18 +518,31 @@ def make_clip(folder: Path, *, size: str, seconds: int, sounds: int) -> bytes:
 
 
 @shows("MEDIA_MAX_SECONDS", "MEDIA_MAX_PIXELS", "MEDIA_MAX_STREAMS")
+@shows("MEDIA_MAX_FRAME_RATE", "MEDIA_MAX_GIGAPIXELS", "MEDIA_MAX_OUTPUT_BYTES", "CONCAT_MAX_CLIPS")
 def test_clips_over_a_limit_are_refused_by_that_limit(tmp_path: Path) -> None:
-    with serving(
-        tmp_path, MEDIA_MAX_SECONDS="2.5", MEDIA_MAX_PIXELS=20_000, MEDIA_MAX_STREAMS=2
-    ) as (_, client):
-        _, batch_id = make_batch(client, make_clip(tmp_path, size="160x90", seconds=2, sounds=1))
-        assert ask_for_trim(client, batch_id).status_code == 202
-        for limit, size, seconds, sounds in (
-            ("seconds", "160x90", 4, 0),
-            ("pixels", "320x180", 2, 0),
-            ("streams", "160x90", 2, 2),
+    limits = {"SECONDS": "2.5", "PIXELS": 20_000, "STREAMS": 2, "FRAME_RATE": 24}
+    limits |= {"GIGAPIXELS": "0.0003", "OUTPUT_BYTES": 3000}
+    named = {f"MEDIA_MAX_{name}": each for name, each in limits.items()}
+    with serving(tmp_path, CONCAT_MAX_CLIPS=2, **named) as (_, client):
+        clip_id, batch_id = make_batch(
+            client, make_clip(tmp_path, size="160x90", seconds=2, sounds=1)
+        )
+        inputs = [{"upload_id": clip_id, "order": order} for order in range(3)]
+        wish = {"operation": "concatenate", "inputs": inputs, "params": {}}
+        said = problem(client.post("/api/v1/jobs", json=wish), 422, "invalid_inputs")
+        assert "1 to 2 clips, and 3 were given" in str(said)
+        asked = ask_for_trim(client, batch_id)
+        assert asked.status_code == 202
+        failed = await_job(client, asked.json()["id"])
+        assert "larger than a file may be" in failed["error"]["message"], failed
+        for limit, size, seconds, sounds, rate in (
+            ("seconds", "160x90", 4, 0, 5),
+            ("pixels", "320x180", 2, 0, 5),
+            ("streams", "160x90", 2, 2, 5),
+            ("frame rate", "160x90", 2, 0, 25),
+            ("gigapixels", "160x90", 2, 0, 12),
         ):
-            clip = make_clip(tmp_path, size=size, seconds=seconds, sounds=sounds)
+            clip = make_clip(tmp_path, size=size, seconds=seconds, sounds=sounds, rate=rate)
             _, batch_id = make_batch(client, clip)
             said = problem(ask_for_trim(client, batch_id), 422, "media_over_limits")
             assert re.search(limit, str(said)), said

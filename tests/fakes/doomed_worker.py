@@ -20,6 +20,8 @@ from tests.fakes.job_house import House
 T = TypeVar("T")
 
 POINTS = ("before_rows", "after_rows", "after_rename", "after_commit", "mid_step")
+KEEPING_POINTS = ("after_promise", "after_link", "after_kept")
+"""Around a clip that is being kept."""
 
 
 def die() -> None:
@@ -28,11 +30,14 @@ def die() -> None:
 
 
 class DoomedDatabase(Database):
-    """Dies around the transaction that inserts output rows, or after the one that completes."""
+    """Dies around the transaction that inserts output rows, or after the one that completes; or after
+    the first or second one that keeps a clip.
+    """
 
     def __init__(self, inner: Database, point: str) -> None:
         self._inner = inner
         self._point = point
+        self._keeping = 0
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
         name = work.__qualname__
@@ -42,6 +47,9 @@ class DoomedDatabase(Database):
         if self._point == "after_rows" and "Publication" in name:
             die()
         if self._point == "after_commit" and "Closing" in name:
+            die()
+        self._keeping += "KeptClips" in name
+        if self._keeping == {"after_promise": 1, "after_kept": 2}.get(self._point):
             die()
         return result
 
@@ -56,7 +64,7 @@ class DoomedDatabase(Database):
 
 
 class DoomedFiles:
-    """Dies when an output's file has its final name and no transaction says so yet."""
+    """Dies when an output's or a kept clip's file has its name and no transaction says so yet."""
 
     def __init__(self, inner: Files, point: str) -> None:
         self._inner = inner
@@ -69,6 +77,12 @@ class DoomedFiles:
         await self._inner.publish(source, output_id)
         if self._point == "after_rename":
             die()
+
+    async def keep_clip(self, source: Path, clip_id: str) -> int:
+        size_bytes: int = await self._inner.keep_clip(source, clip_id)
+        if self._point == "after_link":
+            die()
+        return size_bytes
 
 
 async def main(root: Path, point: str) -> None:

@@ -14,6 +14,7 @@ from app.domain.batches import Batch
 from app.domain.holds import HoldPolicy
 from app.domain.ids import new_id
 from app.domain.jobs import Job, JobPolicy, JobStatus
+from app.domain.kept_clips import KeptClipPolicy
 from app.domain.outputs import Output
 from app.domain.retention import RetentionPolicy
 from app.domain.uploads import Upload, UploadMetadata
@@ -30,6 +31,7 @@ from app.operations.moodle_log import MoodleLog
 from app.operations.registry import Registry
 from app.operations.trim import Trim
 from app.services.disposal import Disposal
+from app.services.input_digests import InputDigests
 from app.services.job_claims import Claims
 from app.services.job_closing import Closing
 from app.services.job_creation import JobCreation
@@ -40,7 +42,9 @@ from app.services.job_rescue import JobRescue
 from app.services.job_retry import JobRetry
 from app.services.job_run import LeaseKeeper
 from app.services.job_runner import JobRunner
+from app.services.job_steps import JobSteps
 from app.services.jobs import JobService, JobView
+from app.services.kept_clips import KeptClips
 from app.services.logs import LogLooks
 from app.services.media import MediaService
 from app.services.ports import Database, Files, MediaProbe, StepRunner, Transaction
@@ -49,7 +53,7 @@ from app.services.stills import StillLooks
 from app.services.workshop import Looks, Workshop
 from tests.factories import make_batch, make_completed_upload, make_session
 from tests.fakes.media import CLIP, FakeProbe, FakeStills
-from tests.fakes.steps import FakeSteps, Join, Polish
+from tests.fakes.steps import Album, FakeSteps, Join, Polish
 
 T = TypeVar("T")
 
@@ -74,6 +78,7 @@ HOLDS = HoldPolicy(
 RETENTION = RetentionPolicy(
     max_ttl=timedelta(days=30), delivery_grace=timedelta(minutes=10), tombstones=timedelta(days=30)
 )
+KEPT_CLIPS = KeptClipPolicy(kept_for=timedelta(hours=1), max_bytes=2**30, reserve_bytes=0)
 BATCH_TTL = timedelta(hours=24)
 LIMIT_SECONDS = 10.0
 
@@ -121,6 +126,7 @@ class House:
         db_through: Callable[[Database], Database] = lambda db: db,
         files_through: Callable[[Files], Files] = lambda files: files,
         tools: tuple[MediaProbe, StepRunner] | None = None,
+        kept_clips: KeptClipPolicy = KEPT_CLIPS,
     ) -> Self:
         """Wire a house; ``…_through`` put something between the services and a port.
 
@@ -132,16 +138,18 @@ class House:
         db, files = db_through(real_db), files_through(LocalFiles(DataFolder(root)))
         disposal = Disposal(db, files, clock, metrics)
         steps, probe, worker = FakeSteps(), FakeProbe(), new_id()
-        registry = Registry([Polish(), Join(), Trim(), MoodleLog()])
+        registry = Registry([Polish(), Join(), Album(), Trim(), MoodleLog()])
         real_probe, real_steps = tools or (probe, steps)
         looks = Looks(
             media=MediaService(db, files, real_probe),
             stills=StillLooks(files, FakeStills()),
             logs=LogLooks(files, LOG_MAX_BYTES),
+            digests=InputDigests(db, FileDigests()),
         )
         workshop = Workshop(db, files, looks, registry)
         closing = Closing(db, files, disposal, clock, metrics, rules)
         publication = Publication(db, files, FileDigests(), clock, closing)
+        kept = KeptClips(db, files, clock, metrics, disposal, kept_clips)
         engine = EmbeddedEngine(db, clock, workers=workers, poll_seconds=0.1)
         rescue = JobRescue(db, engine, disposal, metrics, rules)
         run_folder = root / layout.RUN
@@ -164,7 +172,7 @@ class House:
                 Claims(worker, db, clock),
                 LeaseKeeper(db, clock, policy),
                 workshop,
-                real_steps,
+                JobSteps(real_steps, kept),
                 publication,
                 closing,
             ),
@@ -296,15 +304,15 @@ class House:
         return await self.real_db.write(work)
 
     def leftovers(self) -> list[str]:
-        """Every file and folder below work/ and outputs/."""
+        """Every file and folder below work/, outputs/ and cache/."""
         return sorted(
             path.relative_to(self.root).as_posix()
-            for name in (layout.WORK, layout.OUTPUTS)
+            for name in (layout.WORK, layout.OUTPUTS, layout.CACHE)
             for path in (self.root / name).rglob("*")
         )
 
     async def is_tidy(self) -> bool:
-        """Whether nothing is left below work/ and outputs/."""
+        """Whether nothing is left below work/, outputs/ and cache/."""
         return not self.leftovers()
 
     async def until(self, job_id: str, *statuses: JobStatus) -> Job:

@@ -32,6 +32,7 @@ from app.infrastructure.worker.digests import FileDigests
 from app.operations.base import Plan
 from app.operations.registry import Registry
 from app.services.disposal import Disposal
+from app.services.input_digests import InputDigests
 from app.services.job_claims import Claims
 from app.services.job_closing import Closed, Closing
 from app.services.job_creation import JobCreation
@@ -147,6 +148,7 @@ class Life:
             media=MediaService(db, files, FakeProbe()),
             stills=StillLooks(files, FakeStills()),
             logs=LogLooks(files, 2**20),
+            digests=InputDigests(db, FileDigests()),
         )
         workshop = Workshop(db, files, looks, registry)
         rescue = JobRescue(db, engine, disposal, metrics, rules)

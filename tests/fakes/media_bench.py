@@ -3,23 +3,26 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
-from app.domain.errors import LogFailed
+from app.bootstrap.media import PROGRAMS
 from app.domain.media import MediaInfo, MediaLimits
+from app.infrastructure.drawing import CHILD as DRAW_CHILD
 from app.infrastructure.media.ffmpeg_locator import FFmpeg, locate_ffmpeg
 from app.infrastructure.media.probe import ProbeChild
 from app.infrastructure.media.process_runner import Isolation, ProcessRunner
-from app.infrastructure.media.python_steps import Program, PythonStepRunner
+from app.infrastructure.media.python_steps import PythonStepRunner
 from app.infrastructure.media.sandbox import detect_sandbox
 from app.infrastructure.media.step_kinds import StepKinds
 from app.infrastructure.media.step_runner import FFmpegStepRunner
-from app.infrastructure.moodle import CHILD
-from app.operations.base import ClipInput, FFmpegStep, Plan, PythonStep, Step
-from app.operations.moodle_log import PROGRAM as MOODLE_LOG
+from app.infrastructure.media.still_probe import StillProbeChild
+from app.operations.base import ClipInput, FFmpegStep, Plan, PythonStep, Step, StepFacts
+from app.operations.ffmpeg import put_in
 from app.operations.trim import Trim, TrimParams
 
+Mode = Literal["exact", "copy", "auto"]
 LIMITS = MediaLimits(max_seconds=1800, max_pixels=16_777_216, max_streams=16)
 INPUT = "0123456789abcdef0123456789abcdef"
 
@@ -33,6 +36,7 @@ class MediaBench:
     runner: ProcessRunner
     probe: ProbeChild
     steps: StepKinds
+    stills: StillProbeChild
     reported: list[float] = field(default_factory=list)
 
     async def plan(self, clip: Path, params: TrimParams) -> Plan:
@@ -47,11 +51,31 @@ class MediaBench:
         await self.steps.run(step, self.folder, self.reported.append)
         return self.folder / outputs_of(step)[0]
 
+    async def run_plan(self, plan: Plan) -> list[StepFacts]:
+        """Run every step, with the numbers that earlier ones told, as a worker does."""
+        numbers: dict[str, int] = {}
+        learned = []
+        for planned in plan.steps:
+            step = planned
+            if isinstance(step, FFmpegStep):
+                step = replace(step, arguments=put_in(step.arguments, numbers))
+            learned.append(await self.steps.run(step, self.folder, self.reported.append))
+            numbers.update(learned[-1].numbers)
+        return learned
+
     async def trim(
-        self, clip: Path, start: float | str | None, end: float | str | None
+        self,
+        clip: Path,
+        start: float | str | None,
+        end: float | str | None,
+        mode: Mode = "exact",
     ) -> tuple[Path, Plan]:
-        plan = await self.plan(clip, TrimParams(start=start, end=end))
-        return await self.run(plan.steps[0]), plan
+        """Return the result and the plan, with what the run learned put into its ``result``."""
+        plan = await self.plan(clip, TrimParams(start=start, end=end, mode=mode))
+        (step,) = plan.steps
+        facts = await self.steps.run(step, self.folder, self.reported.append)
+        done = replace(plan, result={**plan.result, **facts.result})
+        return self.folder / outputs_of(step)[0], done
 
     async def look(self, path: Path) -> MediaInfo:
         return await self.probe.probe(path)
@@ -85,12 +109,11 @@ async def open_bench(
     probe = ProbeChild(runner, limits)
     steps = StepKinds(
         FFmpegStepRunner(ffmpeg, runner, probe, stall_seconds=stall_seconds, threads=1),
-        PythonStepRunner(
-            runner, {MOODLE_LOG: Program(CHILD, LogFailed)}, stall_seconds=stall_seconds
-        ),
+        PythonStepRunner(runner, PROGRAMS, stall_seconds=stall_seconds),
     )
     try:
-        yield MediaBench(folder, ffmpeg, runner, probe, steps)
+        stills = StillProbeChild(runner, limits, DRAW_CHILD)
+        yield MediaBench(folder, ffmpeg, runner, probe, steps, stills)
     finally:
         await runner.close()
 

@@ -12,7 +12,8 @@ from app.domain.access import OWNER
 from app.domain.batches import Batch
 from app.domain.ids import new_id
 from app.domain.jobs import InputRole, Job, JobInput, JobPolicy, JobStatus, NewJob, queue
-from app.domain.layout import output_path, upload_path
+from app.domain.kept_clips import KeptClip, KeptClipPolicy
+from app.domain.layout import kept_clip_path, output_path, upload_path
 from app.domain.outputs import Output, OutputStatus
 from app.domain.retention import RetentionPolicy
 from app.domain.sessions import Session, SessionPolicy, SessionStatus
@@ -43,6 +44,7 @@ SESSION_POLICY = SessionPolicy(max_age=DAY, batch_ttl=DAY)
 RETENTION_POLICY = RetentionPolicy(
     max_ttl=timedelta(days=30), delivery_grace=timedelta(minutes=10), tombstones=timedelta(days=30)
 )
+KEPT_CLIP_POLICY = KeptClipPolicy(kept_for=HOUR, max_bytes=1000, reserve_bytes=0)
 JOB_POLICY = JobPolicy(
     queue_limit=100,
     timeout_seconds=600,
@@ -94,6 +96,7 @@ class World:
     upload_bytes: FileUploadBytes
     metrics: PrometheusMetrics
     disposal: Disposal
+    kept_clips: KeptClipPolicy = KEPT_CLIP_POLICY
     completed: list[str] = field(default_factory=list)
 
     async def session(self, **changes: Any) -> Session:
@@ -199,6 +202,15 @@ class World:
         self.path(output_path(output.id)).write_bytes(data)
         return output
 
+    async def kept_clip(self, job: Job, data: bytes = b"z" * 70, **changes: Any) -> KeptClip:
+        now = self.clock.now()
+        clip = replace(
+            KeptClip(new_id(), job.owner, new_id(), job.id, len(data), now, now), **changes
+        )
+        await self.db.write(lambda tx: tx.kept_clips.insert(clip))
+        self.path(kept_clip_path(clip.id)).write_bytes(data)
+        return clip
+
     def path(self, relative: str) -> Path:
         return self.root / relative
 
@@ -220,7 +232,7 @@ class World:
         """The relative paths of all files of uploads, work and outputs."""
         return {
             path.relative_to(self.root).as_posix()
-            for name in ("uploads", "work", "outputs")
+            for name in ("uploads", "work", "outputs", "cache")
             for path in self.path(name).rglob("*")
             if not path.is_dir() or path.is_symlink()
         }

@@ -144,7 +144,7 @@ class Served:
         return rows, dict(self._files())
 
     def _files(self) -> Iterator[tuple[str, int]]:
-        for kind in ("uploads", "work", "outputs"):
+        for kind in ("uploads", "work", "outputs", "cache"):
             for path in sorted((self.data / kind).rglob("*")):
                 if path.is_file():
                     yield str(path.relative_to(self.data)), path.stat().st_size

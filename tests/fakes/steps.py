@@ -1,6 +1,7 @@
 """A step runner whose steps last until they are told to end, and operations that plan such steps."""
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -41,12 +42,14 @@ class FakeSteps(StepRunner):
         self.gate: asyncio.Event | None = None
         self.started = asyncio.Event()
         self.folders: list[Path] = []
+        self.ran: list[str] = []
         self.living = 0
         self.most_living = 0
         self.stopped = 0
 
     async def run(self, step: Step, folder: Path, on_progress: ProgressCallback) -> StepFacts:
         self.folders.append(folder)
+        self.ran.append(step.name)
         self.living += 1
         self.most_living = max(self.most_living, self.living)
         self.started.set()
@@ -110,7 +113,32 @@ class Join(Polish):
         )
 
 
-def make_step(name: str, *, weight: float) -> FFmpegStep:
+class Album(Polish):
+    """One to three clips, each pressed in a step whose result is kept, then bound together."""
+
+    name: ClassVar[str] = "album"
+    inputs: ClassVar[tuple[InputRule, ...]] = (InputRule(InputRole.CLIP, 1, 3, wants_digest=True),)
+
+    def plan(self, params: PolishParams, sources: Sequence[ClipInput]) -> Plan:
+        pressed = [
+            make_step(f"press-{place}", weight=2.0, cache_key=_key(clip, params))
+            for place, clip in enumerate(sources)
+        ]
+        return Plan(
+            steps=(*pressed, make_step("bind", weight=1.0)),
+            outputs=(PlannedOutput("bind.mp4", "album.mp4", "video/mp4"),),
+            result={"pages": len(sources)},
+            effort=10.0,
+        )
+
+
+def _key(clip: ClipInput, params: PolishParams) -> str | None:
+    if clip.sha256 is None:
+        return None
+    return hashlib.sha256(f"{clip.sha256} {params.until}".encode()).hexdigest()
+
+
+def make_step(name: str, *, weight: float, cache_key: str | None = None) -> FFmpegStep:
     """A step that writes ``<name>.mp4``."""
     return FFmpegStep(
         name=name,
@@ -118,4 +146,5 @@ def make_step(name: str, *, weight: float) -> FFmpegStep:
         arguments=(),
         output=f"{name}.mp4",
         expected=Expected(duration_seconds=1.0, duration_tolerance=0.1, has_audio=False),
+        cache_key=cache_key,
     )

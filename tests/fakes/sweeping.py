@@ -53,7 +53,9 @@ def all_sweeps(world: World, queue: RememberingQueue | None = None) -> tuple[Swe
             completion=world,
             rescue=JobRescue(world.db, queue, world.disposal, world.metrics, rules),
         ),
-        SweepPolicies(UPLOAD_POLICY, SESSION_POLICY, JOB_POLICY, RETENTION_POLICY),
+        SweepPolicies(
+            UPLOAD_POLICY, SESSION_POLICY, JOB_POLICY, RETENTION_POLICY, world.kept_clips
+        ),
     )
 
 
