@@ -23,7 +23,7 @@ PEERS := benchmarks/js
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help setup run demo test test-long check format bench bench-downloads faults soak docs lock clean
+.PHONY: help setup run demo test test-long check format bench bench-downloads bench-media faults soak docs lock clean
 
 help: ## List the targets
 	@echo "Tidemill: resumable uploads of large videos in, finished files out, nothing left behind."
@@ -96,6 +96,9 @@ bench: $(VENV)/dev.ok $(PEERS)/node_modules/.ok ## How fast a byte comes in, bes
 
 bench-downloads: $(VENV)/dev.ok ## How fast a stored file goes out, beside nginx and FileResponse (ARGS=--quick, ARGS=--write)
 	$(BIN)/python -m benchmarks.downloads $(ARGS)
+
+bench-media: $(VENV)/dev.ok ## What renders, trims and joins cost beside plain FFmpeg (ARGS=--quick, ARGS=--write)
+	$(BIN)/python -m benchmarks.media $(ARGS)
 
 test-long: $(VENV)/dev.ok $(VENV)/system.ok $(JS)/node_modules/.ok ## The long forms: more of the same, for an hour or so
 	$(BIN)/pytest -m long --timeout 1800 --durations=0 tests

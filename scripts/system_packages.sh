@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# What the tests need of the system: a Postgres server, Node with npm, curl, strace, bubblewrap, nginx, Chromium.
+# What the tests need of the system: FFmpeg, a Postgres server, Node with npm, curl, strace, bubblewrap, FriBidi, nginx, Chromium.
 # As root on Debian or Ubuntu it installs what is missing; elsewhere it says what to install.
 set -euo pipefail
 
 have_postgres() { command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
 have_node() { command -v npm >/dev/null && node -e 'process.exit(parseInt(process.versions.node, 10) < 20 ? 1 : 0)'; }
 have_chromium() { command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null; }
+# To its end: grep -q would hang up on ldconfig, which pipefail takes for a failure.
+have_fribidi() { { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep 'libfribidi\.so\.0' >/dev/null; }
 
 missing=()
 have_postgres || missing+=(postgresql)
@@ -13,7 +15,9 @@ have_node || missing+=(nodejs npm)
 command -v curl >/dev/null || missing+=(curl)
 command -v openssl >/dev/null || missing+=(openssl)
 command -v strace >/dev/null || missing+=(strace)
+[ -x /usr/bin/ffmpeg ] || [ -x /usr/local/bin/ffmpeg ] || missing+=(ffmpeg)
 command -v bwrap >/dev/null || missing+=(bubblewrap)
+have_fribidi || missing+=(libfribidi0)
 [ -x /usr/sbin/mkfs.ext4 ] || [ -x /sbin/mkfs.ext4 ] || missing+=(e2fsprogs)
 [ -x /usr/sbin/nginx ] || command -v nginx >/dev/null || missing+=(nginx-light)
 have_chromium || missing+=(chromium)
