@@ -7,6 +7,7 @@ from app.domain.access import OWNER
 from app.domain.batches import Batch
 from app.domain.ids import new_id
 from app.domain.jobs import Fence, InputRole, Job, JobInput, JobStatus
+from app.domain.kept_clips import KeptClip
 from app.domain.outputs import Output, OutputStatus
 from app.domain.sessions import Session, SessionStatus
 from app.domain.sweeps import PendingCleanup, SweepName, SweepReport, Trigger
@@ -126,6 +127,7 @@ def make_job(**overrides: Any) -> Job:
         "completed_at": None,
         "expires_at": None,
         "version": 1,
+        "output_name": None,
     }
     return _make(Job, defaults, overrides)
 
@@ -177,6 +179,20 @@ def make_output(**overrides: Any) -> Output:
         "expires_at": NOON + timedelta(days=1),
     }
     return _make(Output, defaults, overrides)
+
+
+def make_kept_clip(**overrides: Any) -> KeptClip:
+    """A kept clip of a job of its own (which the caller inserts first)."""
+    defaults = {
+        "id": new_id(),
+        "owner": OWNER,
+        "key": new_id() + new_id(),
+        "job_id": new_id(),
+        "size_bytes": 700,
+        "created_at": NOON,
+        "used_at": NOON,
+    }
+    return _make(KeptClip, defaults, overrides)
 
 
 def make_tombstone(**overrides: Any) -> Tombstone:

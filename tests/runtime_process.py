@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 
+from tests.fakes.recorder import recording_environment
+
 COMMAND = Path(sys.executable).with_name("tidemill")
 START_SECONDS = 40.0
 STOP_SECONDS = 30.0
@@ -27,7 +29,7 @@ def clean_environment(**variables: str) -> dict[str, str]:
     The temporary folder is nowhere: nothing of ours is ever put there.
     """
     kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    return kept | {"TMPDIR": "/nonexistent"} | variables
+    return kept | {"TMPDIR": "/nonexistent"} | recording_environment() | variables
 
 
 def run_command(

@@ -422,6 +422,28 @@ def _outside(bench: Bench) -> Generator[Ask, None, None]:
     yield bench.trim(bench.clip, start=60, end=70)
 
 
+@case("unsupported_characters")
+def _lacking(bench: Bench) -> Generator[Ask, None, None]:
+    wish = {"operation": "closing", "params": {"message": "\u6c34\u8eca"}}
+    yield Ask("POST", "/api/v1/jobs", json=wish)
+
+
+@case("not_an_image")
+def _animated_logo(bench: Bench) -> Generator[Ask, None, None]:
+    _, logo = bench.batch_of(b"GIF89a" + bytes(100), name="logo.png")
+    wish = {
+        "operation": "closing",
+        "params": {"message": "Thank you"},
+        "inputs": [{"upload_id": logo, "role": "logo"}],
+    }
+    yield Ask("POST", "/api/v1/jobs", json=wish)
+
+
+@case("cannot_copy")
+def _not_stored_for_copying(bench: Bench) -> Generator[Ask, None, None]:
+    yield bench.trim(_as_transport_stream(bench.clip), start=0, mode="copy")
+
+
 # --- logs -----------------------------------------------------------------------------------------
 
 
@@ -465,7 +487,22 @@ def _sound_only(clip: bytes) -> bytes:
     return out.getvalue()
 
 
-JOB_CODES = ("input_damaged", "render_failed", "log_failed", "timeout", "worker_lost")
+def _as_transport_stream(clip: bytes) -> bytes:
+    """Return the pictures of ``clip`` in a container that says nowhere where its keyframes are."""
+    out = io.BytesIO()
+    with av.open(io.BytesIO(clip), "r") as source, av.open(out, "w", format="mpegts") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    return out.getvalue()
+
+
+JOB_CODES = (
+    *("input_damaged", "render_failed", "log_failed", "timeout", "worker_lost"),
+    "render_cancelled",
+)
 """Codes that only a job ends with; that runs end so is tested where they run."""
 
 

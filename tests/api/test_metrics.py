@@ -139,6 +139,20 @@ def take_a_job_away(stage: Stage) -> None:
     hold.unlink()
 
 
+def join_the_same_twice(stage: Stage) -> None:
+    for _ in range(2):
+        stage.ended(stage.job(operation="concatenate", params={}), "completed")
+
+
+def render_while_waiting(stage: Stage) -> None:
+    files = {"video": ("clip.mp4", stage.clip, "video/mp4")}
+    answer = stage.served.http.post("/api/trim", files=files, data={"end": "0.5"})
+    assert answer.status_code == 200, answer.text
+    wait_for(
+        lambda: 'operation="trim",outcome="delivered"' in stage.served.http.get("/metrics").text
+    )
+
+
 def begin_an_upload(stage: Stage) -> None:
     stage.served.create_upload(1000)
 
@@ -259,6 +273,16 @@ MOVES: dict[str, Move] = {
         leave_a_job_behind, {'job_requeued_total{why="worker_lost"}': at_least(1)}
     ),
     "job_leases_lost_total": Move(take_a_job_away, {"job_leases_lost_total": 1}),
+    "kept_clip_lookups_total": Move(
+        join_the_same_twice,
+        {
+            'kept_clip_lookups_total{outcome="missing"}': 1,
+            'kept_clip_lookups_total{outcome="found"}': 1,
+        },
+    ),
+    "renders_total": Move(
+        render_while_waiting, {'renders_total{operation="trim",outcome="delivered"}': 1}
+    ),
     "uploads_open": Move(begin_an_upload, {"uploads_open": 1}),
     "upload_bytes_received_total": Move(finish_an_upload, {"upload_bytes_received_total": 1000}),
     "upload_created_total": Move(begin_an_upload, {"upload_created_total": 1}),

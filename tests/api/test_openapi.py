@@ -70,7 +70,7 @@ def test_every_error_is_described_where_it_can_happen(described: Described) -> N
         for response in operation["responses"].values()
         for code in re.findall(r"`([a-z_]+)`: ", response["description"])
     }
-    only_jobs = {"render_failed", "log_failed", "worker_lost"}
+    only_jobs = {"log_failed"}
     nowhere = {"route_not_found"}
     assert {error.code for error in catalogue()} - told == only_jobs | nowhere
 
@@ -115,7 +115,7 @@ def test_options_refuses_strangers_as_described(
 
 def test_what_is_not_there_is_not_described(described: Described) -> None:
     text = str(described.document).lower()
-    for word in ("http validation", "httpvalidationerror", "/api/trim"):
+    for word in ("http validation", "httpvalidationerror", "/api/orphans"):
         assert word not in text
     assert not [path for path in described.document["paths"] if path.startswith("/docs")]
 

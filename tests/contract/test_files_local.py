@@ -11,7 +11,7 @@ import pytest
 
 from app.domain.errors import InputsDeleted, NoSpace, StorageFailed
 from app.domain.ids import new_id
-from app.domain.layout import output_path, scratch_path, upload_path
+from app.domain.layout import kept_clip_path, output_path, scratch_path, upload_path
 from app.infrastructure.storage.local import LocalFiles, in_thread, translated_errors
 from app.infrastructure.storage.paths import DataFolder
 
@@ -99,6 +99,60 @@ async def test_a_published_file_moves_to_its_output(files: LocalFiles, tmp_path:
     assert not (folder / "out.mp4").exists()
 
 
+async def test_a_kept_clip_shares_its_bytes_and_outlives_either_folder(
+    files: LocalFiles, tmp_path: Path
+) -> None:
+    clip_id, folder = new_id(), await files.make_scratch(JOB, 1, {})
+    (folder / "clip.mp4").write_bytes(b"video")
+    assert await files.keep_clip(folder / "clip.mp4", clip_id) == 5
+    await files.delete(scratch_path(JOB, 1))
+    other = await files.make_scratch(JOB, 2, {})
+    assert await files.take_clip(clip_id, 5, other / "again.mp4")
+    assert (other / "again.mp4").samefile(tmp_path / kept_clip_path(clip_id))
+    assert await files.delete(kept_clip_path(clip_id)) == 0  # not freed: the work has a link
+    assert (other / "again.mp4").read_bytes() == b"video"
+
+
+async def test_a_kept_clip_that_is_not_what_it_was_is_not_taken(
+    files: LocalFiles, tmp_path: Path
+) -> None:
+    folder = await files.make_scratch(JOB, 1, {})
+    short, link, absent = new_id(), new_id(), new_id()
+    (tmp_path / kept_clip_path(short)).write_bytes(b"vid")
+    secret = tmp_path.parent / "secret"
+    secret.write_bytes(b"secret")
+    (tmp_path / kept_clip_path(link)).symlink_to(secret)
+    size = len(b"secret")
+    for clip_id, size_bytes in [(short, 5), (link, size), (absent, 0)]:
+        assert not await files.take_clip(clip_id, size_bytes, folder / "taken")
+    assert list(folder.iterdir()) == []
+    (folder / "link").symlink_to("/etc/hostname")
+    for source in (folder / "link", folder / "absent", tmp_path / kept_clip_path(short)):
+        with pytest.raises(StorageFailed):
+            await files.keep_clip(source, new_id())
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+async def test_a_link_in_the_place_of_the_cache_is_not_followed(
+    files: LocalFiles, tmp_path: Path
+) -> None:
+    outside, clip_id = tmp_path.parent / "outside-cache", new_id()
+    outside.mkdir()
+    (outside / clip_id).write_bytes(b"secret")
+    folder = await files.make_scratch(JOB, 1, {})
+    (folder / "clip.mp4").write_bytes(b"video")
+    (tmp_path / "cache").rmdir()
+    (tmp_path / "cache").symlink_to(outside)
+    with pytest.raises(StorageFailed):
+        await files.keep_clip(folder / "clip.mp4", new_id())
+    with pytest.raises(StorageFailed):
+        await files.take_clip(clip_id, len(b"secret"), folder / "taken.mp4")
+    with pytest.raises(StorageFailed):
+        await files.delete(kept_clip_path(clip_id))
+    assert [path.name for path in outside.iterdir()] == [clip_id]
+    assert [path.name for path in folder.iterdir()] == ["clip.mp4"]
+
+
 async def test_only_a_regular_work_file_is_published(files: LocalFiles, tmp_path: Path) -> None:
     folder = await files.make_scratch(JOB, 1, {})
     (folder / "link").symlink_to("/etc/hostname")
@@ -149,6 +203,8 @@ async def test_usage_counts_every_byte_once(files: LocalFiles, tmp_path: Path) -
     folder = await files.make_scratch(JOB, 1, {upload_id: upload_path(upload_id)})
     (folder / "half").write_bytes(b"x" * 20)
     (tmp_path / output_path(new_id())).write_bytes(b"x" * 30)
+    (folder / "kept").write_bytes(b"x" * 40)
+    await files.keep_clip(folder / "kept", new_id())
     (tmp_path / "tidemill.db").write_bytes(b"x" * 4)
     (tmp_path / "tidemill.db-wal").write_bytes(b"x" * 5)
     (tmp_path / "instance.json").write_bytes(b"x" * 6)
@@ -157,8 +213,9 @@ async def test_usage_counts_every_byte_once(files: LocalFiles, tmp_path: Path) -
     found = {each.kind: (each.count, each.size_bytes) for each in await files.usage()}
     assert found == {
         "uploads": (1, 100),
-        "work": (2, 20),
+        "work": (3, 20),
         "outputs": (1, 30),
+        "cache": (1, 40),
         "database": (2, 9),
         "system": (2, 7),
         "other": (1, 9),

@@ -19,6 +19,7 @@ def folder(tmp_path: Path) -> DataFolder:
 def test_opening_makes_the_layout_for_the_owner_only(tmp_path: Path) -> None:
     folder = DataFolder.open(tmp_path / "deep" / "data")
     assert sorted(entry.name for entry in folder.root.iterdir()) == [
+        "cache",
         "outputs",
         "run",
         "uploads",

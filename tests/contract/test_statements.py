@@ -84,8 +84,8 @@ def rows_of(table: Table, parents: dict[str, dict[str, Any]]) -> list[dict[str, 
         for key in column.foreign_keys:
             full[column.key] = parents[key.column.table.name][key.column.key]
     full |= RESTRICTED.get(table.name, {})
-    if table.name in {"instance", "batches"}:
-        return [full]  # there is one row, and a session has one batch
+    if table.name in {"instance", "batches", "kept_clips"}:
+        return [full]  # there is one row, a session has one batch, an owner one clip of a key
     bare = full | {column.key: None for column in table.c if column.nullable}
     bare |= {key.name: new_id() for key in table.primary_key if isinstance(key.type, String)}
     if table.name == "job_inputs":

@@ -15,6 +15,8 @@ from app.infrastructure.media import process_runner
 from app.infrastructure.media.process_runner import Command, ProcessRunner
 from app.infrastructure.media.sandbox import Sandbox, SandboxLevel
 
+pytestmark = pytest.mark.own_commands
+
 
 class WatchedPipe(io.FileIO):
     """Takes its own number again the moment it is closed, as another thread may do."""

@@ -25,6 +25,8 @@ from app.infrastructure.media.sandbox import (
     works,
 )
 
+pytestmark = pytest.mark.own_commands
+
 LEVELS = [s for s in [*candidates(), Sandbox(SandboxLevel.LIMITS)] if works(s)]
 ROOT = Path(__file__).parents[2]
 FAMILY = "sleep 600 & sleep 601 & echo ready; wait"

@@ -16,7 +16,8 @@ from app.infrastructure.media.ffmpeg_locator import locate_ffmpeg
 from app.infrastructure.media.sandbox import Sandbox, SandboxLevel, candidates, works
 from app.infrastructure.media.step_runner import _Progress
 from app.operations.base import Expected, FFmpegStep, Plan
-from app.operations.trim import OUTPUT_FILE, TrimParams
+from app.operations.trim import TrimParams
+from app.operations.trim_exact import OUTPUT_FILE
 from tests.fakes.clips import ClipSpec, make_clip, read_frames
 from tests.fakes.media_bench import MediaBench, open_bench, scripted_ffmpeg
 

@@ -77,7 +77,7 @@ def test_it_serves_is_ready_and_stops_with_exit_code_0(tmp_path: Path) -> None:
         assert [line["event"] for line in running.events()][-1] == "service.stopped"
         assert not [line for line in running.events() if line["level"] in {"error", "critical"}]
     left = {entry.name for entry in (tmp_path / "data").iterdir()}
-    assert left == {"instance.json", "outputs", "run", "tidemill.db", "uploads", "work"}
+    assert left == {"cache", "instance.json", "outputs", "run", "tidemill.db", "uploads", "work"}
     assert {entry.name for entry in (tmp_path / "data" / "run").iterdir()} == {"start.lock"}
 
 

@@ -100,11 +100,28 @@ async def test_trying_again_never_ends_and_alarms_after_five(world: World) -> No
     assert pending.next_attempt_at > world.clock.now()
 
 
+async def test_the_log_says_whose_scratch_went_and_how_much_of_it(world: World) -> None:
+    job, worker, request = (letter * 32 for letter in "abc")
+    for folder in (f"work/{job}/1", f"work/{worker}/{request}"):
+        world.path(folder).mkdir(parents=True)
+        (world.path(folder) / "result.part").write_bytes(b"12345")
+    with capture_logs() as logs:
+        assert await world.disposal.settle([f"work/{job}/1", f"work/{worker}/{request}"]) == 10
+        await world.disposal.settle([f"work/{job}/1"])  # what is gone is not removed again
+    of_job, of_request = (each for each in logs if each["event"] == "scratch.removed")
+    assert (of_job["job_id"], of_job["attempt"], of_job["bytes_freed"]) == (job, 1, 5)
+    assert of_request["bytes_freed"] == 5
+    assert "job_id" not in of_request
+    assert "tidemill_scratch_removed_total 2.0" in world.metrics.render().decode()
+
+
 async def test_scratch_without_a_row_gets_one_when_it_cannot_go(world: World) -> None:
     stubborn = world.path("work/" + "a" * 32 + "/1")
     stubborn.mkdir(parents=True)
-    with undeletable(stubborn):
+    with undeletable(stubborn), capture_logs() as logs:
         await world.disposal.settle([f"work/{'a' * 32}/1"])
+    (failed,) = (each for each in logs if each["event"] == "scratch.remove_failed")
+    assert (failed["job_id"], failed["attempt"]) == ("a" * 32, 1)
     (pending,) = await world.pending()
     assert (pending.path, pending.kind, pending.attempts) == (f"work/{'a' * 32}/1", "work", 1)
 

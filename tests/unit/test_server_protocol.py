@@ -9,6 +9,7 @@ import uvicorn
 import uvloop
 from starlette.types import Message, Receive, Scope, Send
 
+from app.api.connection import connection_of
 from app.server.protocol import DrainingState, LimitedProtocol
 
 REQUEST = b"GET /%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -105,6 +106,40 @@ def test_what_comes_behind_a_request_neither_takes_its_answer_nor_breaks_it(
         assert answer.count(b"HTTP/1.1") == 1
         assert seen == ["/1"]
     assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("is_late", [True, False], ids=["says so late", "says so at once"])
+def test_who_waits_for_a_file_is_gone_when_it_says_that_it_sends_no_more(*, is_late: bool) -> None:
+    """Closing politely looks just like that; any other whole POST still gets its answer."""
+    seen: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        connection = connection_of(scope)
+        assert connection is not None
+        await asyncio.sleep(0.2 if is_late else 0)
+        if scope["path"] == "/film":
+            connection.leave_with_client()
+        async with asyncio.timeout(1):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        seen.append(scope["path"])
+
+    async def told(port: int, path: str) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n" % path.encode())
+        await asyncio.sleep(0.1)
+        writer.write_eof()
+        async with asyncio.timeout(5):
+            await reader.read()
+        writer.close()
+
+    async def scenario() -> None:
+        async with serving(app) as port:
+            await told(port, "/other")
+            await told(port, "/film")
+
+    uvloop.run(scenario())
+    assert seen == ["/film"]
 
 
 def test_nobody_is_told_to_continue_with_a_body_that_was_refused(

@@ -37,6 +37,7 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "QUEUE_LIMIT": ("7", 7),
     "JOB_TIMEOUT_SECONDS": ("30", 30.0),
     "JOB_TIMEOUT_MAX_SECONDS": ("900", 900.0),
+    "SYNC_TIMEOUT_SECONDS": ("45", 45.0),
     "STALL_SECONDS": ("5", 5.0),
     "HEARTBEAT_SECONDS": ("0.5", 0.5),
     "LEASE_SECONDS": ("20", 20.0),
@@ -44,12 +45,15 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "QUEUED_TTL_HOURS": ("1", 1.0),
     "TTL_MAX_HOURS": ("48", 48.0),
     "DELIVERY_GRACE_SECONDS": ("5", 5.0),
+    "KEPT_CLIPS_HOURS": ("0", 0.0),
+    "KEPT_CLIPS_MAX_BYTES": ("1GiB", 2**30),
     "TOMBSTONE_DAYS": ("2", 2.0),
     "TTL_COMPLETED_HOURS": ("0", 0.0),
     "TTL_FAILED_HOURS": ("2", 2.0),
     "UPLOAD_GC_INTERVAL_SECONDS": ("1", 1.0),
     "UNCLAIMED_INTERVAL_SECONDS": ("1", 1.0),
     "DELIVERED_INTERVAL_SECONDS": ("1", 1.0),
+    "KEPT_CLIPS_INTERVAL_SECONDS": ("1", 1.0),
     "RECORDS_INTERVAL_SECONDS": ("1", 1.0),
     "SESSION_SWEEP_INTERVAL_SECONDS": ("1", 1.0),
     "JOB_CHECK_INTERVAL_SECONDS": ("1", 1.0),
@@ -61,6 +65,10 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "MEDIA_MAX_SECONDS": ("60", 60.0),
     "MEDIA_MAX_PIXELS": ("921600", 921_600),
     "MEDIA_MAX_STREAMS": ("2", 2),
+    "CONCAT_MAX_CLIPS": ("5", 5),
+    "MEDIA_MAX_FRAME_RATE": ("60", 60.0),
+    "MEDIA_MAX_GIGAPIXELS": ("1.5", 1.5),
+    "MEDIA_MAX_OUTPUT_BYTES": ("1048576", 2**20),
     "ADMIN_KEY_FILE": ("/run/secrets/key", Path("/run/secrets/key")),
 }
 
@@ -158,7 +166,7 @@ def test_a_variable_in_the_wrong_case_is_refused() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["SYNC_TIMEOUT_SECONDS", "ORPHANS", "METRICS_HOST", "NONSENSE"])
+@pytest.mark.parametrize("name", ["ORPHANS", "METRICS_HOST", "NONSENSE"])
 def test_a_setting_whose_feature_is_not_there_yet_is_refused(name: str) -> None:
     assert problems_of(**{f"TIDEMILL_{name}": "1"})[0].startswith(
         f"TIDEMILL_{name} is not a setting."

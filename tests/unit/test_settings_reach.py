@@ -16,6 +16,7 @@ POLICIES: tuple[Callable[[Settings], Any], ...] = (
     policies.job_policy,
     policies.hold_policy,
     policies.retention_policy,
+    policies.kept_clip_policy,
     policies.media_limits,
     policies.sweep_intervals,
 )
@@ -29,6 +30,7 @@ ELSEWHERE = {
     "DATABASE_URL",
     "MULTIPART_MAX_BYTES",
     "LOG_MAX_BYTES",
+    "SYNC_TIMEOUT_SECONDS",
 }
 
 
@@ -63,6 +65,7 @@ def test_every_sweep_has_an_interval_of_its_setting() -> None:
             "TIDEMILL_CLEANUP_INTERVAL_SECONDS": "6",
             "TIDEMILL_DELIVERED_INTERVAL_SECONDS": "7",
             "TIDEMILL_RECORDS_INTERVAL_SECONDS": "8",
+            "TIDEMILL_KEPT_CLIPS_INTERVAL_SECONDS": "9",
         }
     )
     assert policies.sweep_intervals(settings) == {
@@ -76,6 +79,7 @@ def test_every_sweep_has_an_interval_of_its_setting() -> None:
         SweepName.EXPIRED_BATCHES: 6,
         SweepName.DELIVERED_OUTPUTS: 7,
         SweepName.OLD_RECORDS: 8,
+        SweepName.KEPT_CLIPS: 9,
     }
 
 
