@@ -27,7 +27,7 @@ FROM ${PYTHON_IMAGE} AS run
 # libfribidi0 and the fonts: text in scripts that run from right to left.
 # FFmpeg is the one that came with the packages, pinned by its hash: the one the tests ran with.
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends bubblewrap fonts-dejavu-core libfribidi0 \
+ && apt-get install --yes --no-install-recommends bubblewrap libfribidi0 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
 
 # Fixed numbers, so that folders and keys of the host can be handed over by chown.

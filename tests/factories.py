@@ -9,6 +9,7 @@ from app.domain.ids import new_id
 from app.domain.jobs import Fence, InputRole, Job, JobInput, JobStatus
 from app.domain.kept_clips import KeptClip
 from app.domain.outputs import Output, OutputStatus
+from app.domain.requests import OpenRequest
 from app.domain.sessions import Session, SessionStatus
 from app.domain.sweeps import PendingCleanup, SweepName, SweepReport, Trigger
 from app.domain.tombstones import Reason, ThingKind, Tombstone
@@ -193,6 +194,20 @@ def make_kept_clip(**overrides: Any) -> KeptClip:
         "used_at": NOON,
     }
     return _make(KeptClip, defaults, overrides)
+
+
+def make_request(worker: str, job: Job, **overrides: Any) -> OpenRequest:
+    """A request of that process which waits for this job."""
+    defaults = {
+        "id": new_id(),
+        "owner": job.owner,
+        "worker": worker,
+        "session_id": new_id(),
+        "job_id": job.id,
+        "is_over": False,
+        "created_at": job.created_at,
+    }
+    return _make(OpenRequest, defaults, overrides)
 
 
 def make_tombstone(**overrides: Any) -> Tombstone:

@@ -79,6 +79,13 @@ class RenderFields:
         lists = [each for each in self._branches(self.params[name]) if "items" in each]
         return frozenset(kind for each in lists for kind in self._kinds(each["items"]))
 
+    def most_items_of(self, name: str) -> int | None:
+        """Return how many entries a parameter that is a list takes, None where it does not say."""
+        return next(
+            (each["maxItems"] for each in self._branches(self.params[name]) if "maxItems" in each),
+            None,
+        )
+
     def _kinds(self, schema: Mapping[str, Any]) -> frozenset[str]:
         found = {each.get("type") for each in self._branches(schema)}
         if any("enum" in each or "const" in each for each in self._branches(schema)):

@@ -135,10 +135,16 @@ class WishReader:
             value = value_of(self.fields, name, texts)
             self._texts[name] = texts
             self._params[name] = value
-            is_list = isinstance(value, list)
-            self._render.check_given(self._params, name, is_whole=not is_list)
+            self._render.check_given(self._params, name, is_whole=not self._may_grow(name, value))
         else:
             await self.take(name, text)
+
+    def _may_grow(self, name: str, value: Any) -> bool:
+        """Whether more entries of a list may come. One that has too many is looked at as it is: each
+        entry costs a look at all before it, and a form has room for a thousand.
+        """
+        most = self.fields.most_items_of(name)
+        return isinstance(value, list) and (most is None or len(value) <= most)
 
     async def take(self, name: str, value: Any) -> None:
         """Take a field with the value that JSON has for it."""

@@ -36,11 +36,12 @@ class RenderResponse(Response):
         self._owner = owner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        connection = connection_of(scope)
-        if connection is not None:
+        request, connection = Request(scope, receive), connection_of(scope)
+        # Who wants no wait has asked for work that goes on without anybody there.
+        if connection is not None and not _wants_no_wait(request):
             connection.leave_with_client()
         try:
-            response = await self._answer(Request(scope, receive), receive, send)
+            response = await self._answer(request, receive, send)
         except ClientLeft:
             response = Response(status_code=NOBODY)
         if response is not None:

@@ -88,6 +88,11 @@ class MediaTools:
     ffmpeg: FFmpeg | None = None
     trouble: str = ""
 
+    @property
+    def version(self) -> str:
+        """FFmpeg's own, "" where there is none: no step runs then."""
+        return "" if self.ffmpeg is None else self.ffmpeg.version
+
     async def look(self) -> Part:
         """Whether FFmpeg is there: found at start, and still executable."""
         if self.ffmpeg is None:

@@ -366,7 +366,7 @@ def _runner(core: _Core) -> JobRunner:
         Claims(stores.worker, stores.db, stores.clock),
         LeaseKeeper(stores.db, stores.clock, core.rules.jobs),
         core.workshop,
-        JobSteps(stores.tools.steps, kept),
+        JobSteps(stores.tools.steps, kept, stores.tools.version),
         Publication(stores.db, stores.files, FileDigests(), stores.clock, closing),
         closing,
     )

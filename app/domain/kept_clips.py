@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 
 @dataclass(frozen=True, slots=True)
 class KeptClip:
-    """The row of one kept clip. ``key`` names what it was made of and how (``FFmpegStep.cache_key``);
-    an owner has one of each. ``job_id`` is the job that used it last, ``size_bytes`` the file's exact
-    length.
+    """The row of one kept clip. ``key`` names what it was made of and how (``FFmpegStep.cache_key`` and
+    FFmpeg's version); an owner has one of each. ``job_id`` is the job that used it last, of those that
+    stay when they have ended: it goes with that one. ``size_bytes`` is the file's exact length.
     """
 
     id: str

@@ -98,9 +98,9 @@ class FFmpegStep:
     Numbers that earlier steps found (``StepFacts.numbers``) stand in them as ``{name}``. ``output``
     is the name of the file it writes inside the job's folder. ``pixels`` of its largest picture decide
     how much memory it may take. ``cache_key`` is a hex digest that names everything the result
-    depends on, the input's bytes included: a step of the same owner with the same key takes the
-    result of this one instead of running. None: the result is never kept. What is kept is for later
-    steps, and none of the plan's outputs.
+    depends on but FFmpeg itself, the input's bytes included: a step of the same owner with the same
+    key takes the result of this one instead of running. None: the result is never kept. What is kept
+    is for later steps, and none of the plan's outputs.
     """
 
     name: str

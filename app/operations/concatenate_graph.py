@@ -19,6 +19,8 @@ SOUND_TOLERANCE = 0.015
 """Seconds: gaps of the sound up to this long are closed, longer ones become silence."""
 DROPPED_SECONDS = Fraction(1, 2)
 """An evenly spaced clip may all the same lack a few frames where it ends: the last one stays."""
+EARLY = 0.25
+"""Of a frame: where a keyframe is asked for, so that it is that frame which becomes one."""
 ROUNDING = Fraction(1, 50)
 """Of a frame: lengths are told rounded, and what is over by so little is no further frame."""
 NEARLY_FULL = 4
@@ -95,7 +97,8 @@ def _cache_key(clip: ClipInput, arguments: Sequence[str]) -> str | None:
 
 
 def _moments(marks: Sequence[int], rate: int) -> str:
-    return ",".join(f"{mark / rate:.6f}" for mark in marks)
+    # A little before each: a time that is rounded up would be that of the next picture.
+    return ",".join(f"{(mark - EARLY) / rate:.6f}" for mark in marks)
 
 
 def _work(media: MediaInfo, frame: Frame, frames: int) -> float:
@@ -178,7 +181,7 @@ def fade(before: Piece, after: Piece, frame: Frame, overlap: int, output: str) -
     graph = (
         f"[0:V:0]{_span(before.tail, before.frames, rate)}[a];"
         f"[1:V:0]{_span(0, last, rate)}[b];"
-        f"[a][b]{mix},{house_profile.last_filters(rate)},trim=end_frame={length}[v]"
+        f"[a][b]{mix},{house_profile.last_filters(rate, length)}[v]"
     )
     return FFmpegStep(
         name="crossfading",

@@ -40,7 +40,9 @@ HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
 WIDE_PRIMARIES = frozenset({"bt2020"})
 HALF_TURN = 180
 NOMINAL_NITS = 203
-"""What white on paper is in HDR; brighter things are compressed above it."""
+"""What white on paper is in HDR."""
+KEPT_LIGHT = 0.5
+"""Of that white, as light: up to here nothing changes, what is brighter is compressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +104,17 @@ def output(rate: int = USUAL_RATE) -> tuple[str, ...]:
     return (*video_output(rate), *audio_output(), *FILE_OUTPUT)
 
 
-def last_filters(rate: int = USUAL_RATE) -> str:
+def last_filters(rate: int = USUAL_RATE, frames: int | None = None) -> str:
     """Return what the filters of the pictures end with, whatever was composed before them.
 
-    Only for pictures that are BT.709 already: drawn by us, or through ``color_filters``.
+    Only for pictures that are BT.709 already: drawn by us, or through ``color_filters``. ``frames``: how
+    many there are. Older versions do not know how long the last one is shown and would leave it out, so
+    one more is put behind it.
     """
-    return f"fps={rate},setsar=1,format=yuv420p,{TAGS}"
+    even = f"fps={rate}"
+    if frames is not None:
+        even = f"tpad=stop_mode=clone:stop=1,{even},trim=end_frame={frames}"
+    return f"{even},setsar=1,format=yuv420p,{TAGS}"
 
 
 SOUND_FILTERS = (
@@ -125,7 +132,7 @@ def color_filters(video: VideoInfo) -> str:
     if video.color_transfer in HDR_TRANSFERS:
         return (
             f"zscale=t=linear:npl={NOMINAL_NITS},format=gbrpf32le,zscale=p=bt709,"
-            f"tonemap=hable:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv420p,{TAGS}"
+            f"tonemap=mobius:param={KEPT_LIGHT}:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv420p,{TAGS}"
         )
     if video.color_primaries in WIDE_PRIMARIES and video.color_space is not None:
         return f"zscale=p=bt709:t=bt709:m=bt709:r=tv,format=yuv420p,{TAGS}"

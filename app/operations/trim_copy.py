@@ -70,7 +70,7 @@ def copy_plan(clip: ClipInput, cut: Cut, first: int) -> Plan:
             duration_seconds=float(cut.end - start),
             duration_tolerance=_tolerance(media, cut, start),
             has_audio=sound is not None,
-            overrun_tolerance=media.video.frame_seconds,
+            overrun_tolerance=_overrun(media, cut, start),
         ),
     )
     return Plan(
@@ -128,6 +128,15 @@ def _tolerance(media: MediaInfo, cut: Cut, start: Fraction) -> float:
         return float(cut.end - start)
     reordered = ffmpeg.MOST_REORDERED * media.video.frame_seconds
     return reordered + float(ffmpeg.longest_dropped(media))
+
+
+def _overrun(media: MediaInfo, cut: Cut, start: Fraction) -> float:
+    """How much longer it may seem: an MP4 tells how long until the picture that is stored next, which
+    is not the one that is shown next, and where the rate varies they may be far apart.
+
+    What is in it has been compared one by one.
+    """
+    return media.video.frame_seconds if ffmpeg.is_even(media) else float(cut.end - start)
 
 
 def _changes(media: MediaInfo, cut: Cut, start: Fraction) -> list[str]:

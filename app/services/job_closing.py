@@ -8,7 +8,7 @@ import structlog
 
 from app.domain import layout
 from app.domain.errors import AppError, InternalError, JobTimedOut, NoSpace
-from app.domain.jobs import Fence, Job, JobStatus, finish
+from app.domain.jobs import Fence, Job, JobError, JobStatus, finish
 from app.operations.base import Plan
 from app.services.disposal import Disposal
 from app.services.job_endings import (
@@ -197,4 +197,13 @@ class Closing:
         elif after.error is not None:
             if after.error.code == JobTimedOut.code:
                 self._metrics.count("job_timeouts_total")
-            logger.warning("job.failed", code=after.error.code, reason=after.error.message, **facts)
+            logger.warning(
+                "job.failed", code=after.error.code, reason=_reason(after.error), **facts
+            )
+
+
+def _reason(error: JobError) -> str:
+    """Return what the log says of a failure: its message without what a client calls a file."""
+    about = (error.detail or {}).get("input")
+    name = about.get("filename") if isinstance(about, dict) else None
+    return error.message.replace(f" ({name})", "", 1) if name else error.message

@@ -76,10 +76,11 @@ def settle_inputs(tx: Transaction, ended: Job, now: datetime, rules: JobRules) -
 
     A promised time holds a file also against the end of its batch. Returns the paths of those that
     are buried right here, because their operation releases them at once; the others are left to the
-    sweep ``spent_inputs``.
+    sweep ``spent_inputs``. A job that a request waits for spends nothing: what the request brought it
+    removes itself, and what it only named stays as long as it would have stayed without it.
     """
     paths: list[str] = []
-    if ended.status.is_active:
+    if ended.status.is_active or tx.requests.find_by_job(ended.id) is not None:
         return paths
     batches: dict[str, Batch | None] = {}
     for item in ended.inputs:

@@ -72,12 +72,13 @@ def check_inputs_kept(tx: Transaction, job: Job) -> None:
         raise _inputs_deleted(lost, of=len(job.inputs))
 
 
-def check_input(tx: Transaction, owner: str, item: JobInput) -> None:
-    """Raise what ``find_inputs`` would say of one input alone."""
+def check_input(tx: Transaction, owner: str, item: JobInput) -> int:
+    """Return the size in bytes of one input, or raise what ``find_inputs`` would say of it alone."""
     found = _find(tx, owner, item)
     if isinstance(found, Tombstone):
         raise inputs_deleted([found], of=1)
     _check_ready(found)
+    return found.size_bytes if isinstance(found, Output) else found.length or 0
 
 
 def inputs_deleted(deleted: Sequence[Tombstone], *, of: int) -> AppError:

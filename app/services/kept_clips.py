@@ -12,7 +12,7 @@ ever sees a file without its row, or a row before its file.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -99,7 +99,7 @@ class KeptClips:
             await self._forget(clip, "damaged")
             return "damaged"
         # Gone meanwhile or not, this run has the bytes.
-        await self._db.write(lambda tx: tx.kept_clips.touch(clip.id, run.job.id, now))
+        await self._db.write(lambda tx: _touch(tx, clip, run, now))
         log.info("kept_clip.taken", clip_id=clip.id, size_bytes=clip.size_bytes)
         return "found"
 
@@ -162,6 +162,14 @@ class KeptClips:
                 paths += release_kept_clip(tx, clip, reason="no_room", now=now)
                 total -= clip.size_bytes
         return paths
+
+
+def _touch(tx: Transaction, clip: KeptClip, run: Run, now: datetime) -> None:
+    """Say that a run uses a clip. One that a request waits for is about to go, and takes along only
+    what it made itself: the clip stays with the job that it is of.
+    """
+    is_waited_for = tx.requests.find_by_job(run.job.id) is not None
+    tx.kept_clips.touch(clip.id, clip.job_id if is_waited_for else run.job.id, now)
 
 
 def _is_held(tx: Transaction, run: Run) -> bool:

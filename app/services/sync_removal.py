@@ -1,5 +1,6 @@
 """Removing whatever a request brought and made, at its end or after that of its process."""
 
+import asyncio
 from dataclasses import dataclass, field
 
 import structlog
@@ -10,6 +11,7 @@ from app.domain.requests import OpenRequest
 from app.domain.tombstones import Reason
 from app.services.batch_endings import JobEnding, end_jobs
 from app.services.burial import bury_batch, bury_job, bury_session
+from app.services.cancellation import uninterrupted
 from app.services.disposal import Disposal, Settled
 from app.services.job_endings import JobRules, cancel_queued, pending
 from app.services.job_rescue import JobRescue
@@ -46,8 +48,11 @@ class RequestRemoval:
         is_written = False
         self._open.add(request.id)
         try:
-            await self.db.write(lambda tx: tx.requests.insert(request))
+            await uninterrupted(self.db.write(lambda tx: tx.requests.insert(request)))
             is_written = True
+        except asyncio.CancelledError:
+            await uninterrupted(self.end(request))
+            raise
         finally:
             if not is_written:
                 self._open.discard(request.id)
@@ -57,10 +62,10 @@ class RequestRemoval:
         await self.db.write(lambda tx: tx.requests.delete(request.id))
         self._open.discard(request.id)
 
-    async def end(self, request: OpenRequest) -> list[Settled]:
+    async def end(self, request: OpenRequest) -> list[Settled] | None:
         """Stop the request's job if it still runs, remove everything, and return what became of it.
-        Never raises ``AppError``: what could not be done now is the work of the sweep
-        ``job_timeouts``.
+        Never raises ``AppError``: None where it could not be done now. Whoever does not try again
+        leaves it to the sweep ``job_timeouts``.
         """
         settled: list[Settled] | None = None
         try:
@@ -75,7 +80,7 @@ class RequestRemoval:
             log.warning("render.not_removed", job_id=request.job_id, reason=error.code)
         finally:
             self._open.discard(request.id)
-        return settled or []
+        return settled
 
     # --- and what was left behind ----------------------------------------------------------------
 

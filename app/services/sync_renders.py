@@ -133,7 +133,7 @@ class SyncRenders:
             is_over=False,
             created_at=self.clock.now(),
         )
-        await uninterrupted(self.removal.begin(request))
+        await self.removal.begin(request)
         render = SyncRender(self, request, operation)
         try:
             async with self.forms.receiving(None, request.folder) as arrival:
@@ -159,6 +159,7 @@ class SyncRender:
         self._outcome: Outcome | None = None
         self._code: str | None = None
         self._sent_bytes = 0
+        self._input_bytes = 0
         self.operation = operation
         self.job_id = request.job_id
         self.owner = request.owner
@@ -177,19 +178,25 @@ class SyncRender:
         """Look at an input that is named by its id. Raises UploadNotFound, OutputNotFound,
         InputsDeleted, InvalidInputs.
         """
-        await self._renders.db.read(lambda tx: check_input(tx, self.owner, item.to_domain()))
+        self._input_bytes += await self._renders.db.read(
+            lambda tx: check_input(tx, self.owner, item.to_domain())
+        )
 
     # --- once it has come ------------------------------------------------------------------------
 
     async def start(self, wish: SyncWish, *, is_waited_for: bool = False) -> JobView:
         """Make the job that ``POST /api/v1/jobs`` would, of the files that came too.
 
-        Raises what ``FormUploads.fill`` and ``JobCreation.create`` raise.
+        Raises NoSpace where the work on its inputs does not fit, and what ``FormUploads.fill`` and
+        ``JobCreation.create`` raise.
         """
         renders = self._renders
         self.stage = "render"
         check_params(self.operation, wish.params).check()
         check_roles(self.operation, [item.to_domain() for item in wish.inputs])
+        # Only now is it known how large they are: ids say nothing of that, nor chunked bodies.
+        self._input_bytes += sum(file.size_bytes for file in self.arrival.files)
+        await renders.forms.check_room(int(self._input_bytes * self.operation.work_factor))
         upload_ids: tuple[str, ...] = ()
         if self.arrival.files:
             upload_ids = await renders.forms.fill(self._session(), self.arrival)
@@ -219,8 +226,9 @@ class SyncRender:
         has it, and nothing would be if the process died while it is sent.
         """
         if not self._is_removed:
-            self._removed = await uninterrupted(self._renders.removal.end(self._request))
-            self._is_removed = True
+            settled = await uninterrupted(self._renders.removal.end(self._request))
+            self._is_removed = settled is not None
+            self._removed = settled or []
 
     async def finish(
         self, wish: SyncWish, until_gone: Callable[[], Awaitable[None]]
@@ -332,6 +340,8 @@ class SyncRender:
 
     def tell(self) -> None:
         """Tell the log and the metrics how it ended; nothing of what was refused on its way in."""
+        if self._outcome is None and self._is_made:
+            self._outcome = Outcome.FAILED  # the result was lost on the way to its sending
         if self._outcome is None:
             return
         self._renders.metrics.count(

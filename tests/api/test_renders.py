@@ -3,8 +3,11 @@
 import base64
 import hashlib
 import json
+import re
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,11 @@ import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from app.api.routes.renders import CALLS
+from app.domain.errors import DatabaseBusy
+from app.domain.outputs import Output
+from app.server.protocol import LimitedProtocol
+from app.services.outputs import OutputService
+from app.services.ports import Database, Files
 from tests.fakes.clips import ClipSpec, make_clip
 from tests.fakes.described import Described
 from tests.fakes.served import Served, settings_for, wait_for
@@ -236,6 +244,100 @@ def test_a_part_of_the_answer_cannot_be_asked_for(working: Served, clip: bytes) 
     assert answer.content[4:8] == b"ftyp"
 
 
+class AsTheCommand(Served):
+    """Served with the protocol that the command has."""
+
+    http_protocol = LimitedProtocol
+
+
+def test_who_wants_no_wait_is_answered_after_saying_that_nothing_more_comes(
+    tmp_path: Path, clip: bytes
+) -> None:
+    with AsTheCommand(settings_for(tmp_path / "data", jobs={"workers": 0})) as served:
+        _ask_and_say_goodbye(served, clip)
+
+
+def _ask_and_say_goodbye(served: Served, clip: bytes) -> None:
+    batch = served.make_batch(clip)
+    body = json.dumps({"upload_id": batch["files"][0]["id"], "end": 1}).encode()
+    head = (
+        "POST /api/trim HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Prefer: respond-async\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", served.port), 30) as line:
+        line.sendall(head.encode() + body)
+        line.shutdown(socket.SHUT_WR)
+        assert line.recv(4096).startswith(b"HTTP/1.1 202 ")
+    (job,) = served.http.get("/api/v1/jobs", params={"batch_id": batch["id"]}).json()["items"]
+    assert served.http.delete(f"/api/v1/jobs/{job['id']}?cancel=true").status_code == 204
+    assert served.http.delete(f"/api/v1/batches/{batch['id']}").status_code == 204
+    nothing_left(served)
+
+
+class LostOutputs:
+    """Knows outputs whose files are gone."""
+
+    def __init__(self, outputs: OutputService) -> None:
+        self._outputs = outputs
+
+    async def get(self, owner: str, output_id: str) -> tuple[Output, Path]:
+        output, path = await self._outputs.get(owner, output_id)
+        return output, path.with_name("gone")
+
+
+def test_a_result_that_is_lost_before_it_is_sent_counts_as_failed(
+    working: Served, clip: bytes
+) -> None:
+    def failed() -> float:
+        sample = re.search(
+            r'renders_total{operation="trim",outcome="failed"} (.+)',
+            working.http.get("/metrics").text,
+        )
+        return float(sample[1]) if sample else 0.0
+
+    before, renders = failed(), working.container.renders
+    lost: Any = LostOutputs(renders.outputs)
+    changed = replace(working.container, renders=replace(renders, outputs=lost))
+    with working.exchanged(changed):
+        problem(post(working, "/api/trim", video(clip), data=TRIM), 410, "output_gone")
+        assert failed() == before + 1
+    nothing_left(working)
+
+
+class BusyOnce:
+    """A database whose second write is refused."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self.writes = 0
+
+    async def write(self, work: Any) -> Any:
+        self.writes += 1
+        if self.writes == 2:
+            raise DatabaseBusy("Somebody else writes.")
+        return await self._db.write(work)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+
+def test_what_could_not_be_removed_before_it_was_sent_is_removed_behind_it(
+    working: Served, clip: bytes
+) -> None:
+    renders = working.container.renders
+    busy: Any = BusyOnce(renders.removal.db)
+    changed = replace(renders, removal=replace(renders.removal, db=busy))
+    with working.exchanged(replace(working.container, renders=changed)):
+        answer = post(working, "/api/trim", video(clip), data=TRIM)
+        assert (answer.status_code, len(answer.content)) == (
+            200,
+            int(answer.headers["content-length"]),
+        )
+        # The request was written down, then twice to be removed; no sweep had to come.
+        wait_for(lambda: busy.writes == 3)
+    nothing_left(working)
+
+
 # --- refusals -------------------------------------------------------------------------------------
 
 NOBODY = "0" * 32
@@ -403,6 +505,47 @@ def test_a_body_of_another_kind_a_key_and_too_much_are_refused(
 
 
 BAD = (400, "malformed_request")
+
+
+class ShortDisk:
+    """A disk with so many bytes free."""
+
+    def __init__(self, files: Files, free: int) -> None:
+        self._files = files
+        self._free = free
+
+    def free_bytes(self) -> int:
+        return self._free
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._files, name)
+
+
+def test_work_on_a_file_named_by_its_id_must_fit_on_the_disk_too(
+    served: Served, clip: bytes
+) -> None:
+    batch = served.make_batch(clip)
+    renders = served.container.renders
+    short: Any = ShortDisk(served.container.files, 2 * len(clip) - 1)
+    changed = replace(renders, forms=replace(renders.forms, files=short))
+    asked = {"upload_id": batch["files"][0]["id"], "end": 1}
+    with served.exchanged(replace(served.container, renders=changed)):
+        told = problem(served.http.post("/api/trim", json=asked), 507, "no_space")
+    assert (told["required_bytes"], told["available_bytes"]) == (2 * len(clip), 2 * len(clip) - 1)
+    wait_for(lambda: served.read(lambda tx: tx.requests.list_all(9)) == [])
+    assert served.http.delete(f"/api/v1/batches/{batch['id']}").status_code == 204
+
+
+def test_more_entries_than_a_list_takes_are_refused_as_soon_as_they_come(served: Served) -> None:
+    caption = json.dumps({"text": "Look", "start": 1, "end": 2})
+    for path, name, entry, most in (
+        ("/api/demo/render", "captions", caption, 24),
+        ("/api/how-it-works/render", "steps", "One", 8),
+    ):
+        # What comes behind them is no text at all, and nobody looks at it any more.
+        wishes = {name: [entry] * (most + 1), "title": "\0"}
+        told = problem(post(served, path, data=wishes), 422, "invalid_params")
+        assert told["errors"][0]["loc"] == name
 
 
 def test_a_full_queue_is_said_before_the_body_is_read(keyed: Served, clip: bytes) -> None:

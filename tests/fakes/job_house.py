@@ -79,6 +79,8 @@ RETENTION = RetentionPolicy(
     max_ttl=timedelta(days=30), delivery_grace=timedelta(minutes=10), tombstones=timedelta(days=30)
 )
 KEPT_CLIPS = KeptClipPolicy(kept_for=timedelta(hours=1), max_bytes=2**30, reserve_bytes=0)
+MADE_BY = "9.0"
+"""The version that the steps' FFmpeg is said to have."""
 BATCH_TTL = timedelta(hours=24)
 LIMIT_SECONDS = 10.0
 
@@ -127,6 +129,7 @@ class House:
         files_through: Callable[[Files], Files] = lambda files: files,
         tools: tuple[MediaProbe, StepRunner] | None = None,
         kept_clips: KeptClipPolicy = KEPT_CLIPS,
+        made_by: str = MADE_BY,
     ) -> Self:
         """Wire a house; ``…_through`` put something between the services and a port.
 
@@ -172,7 +175,7 @@ class House:
                 Claims(worker, db, clock),
                 LeaseKeeper(db, clock, policy),
                 workshop,
-                JobSteps(real_steps, kept),
+                JobSteps(real_steps, kept, made_by),
                 publication,
                 closing,
             ),
@@ -305,10 +308,12 @@ class House:
 
     def leftovers(self) -> list[str]:
         """Every file and folder below work/, outputs/ and cache/."""
+        # Not by rglob, which fails when a folder goes while it looks.
         return sorted(
-            path.relative_to(self.root).as_posix()
+            (Path(folder) / each).relative_to(self.root).as_posix()
             for name in (layout.WORK, layout.OUTPUTS, layout.CACHE)
-            for path in (self.root / name).rglob("*")
+            for folder, folders, files in os.walk(self.root / name)
+            for each in (*folders, *files)
         )
 
     async def is_tidy(self) -> bool:

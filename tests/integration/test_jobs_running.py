@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from app.domain import layout
 from app.domain.access import OWNER
@@ -17,6 +18,7 @@ from app.domain.errors import DatabaseBusy, InputDamaged, NoSpace, RenderFailed
 from app.domain.jobs import JobStatus
 from app.domain.outputs import OutputStatus
 from app.services.ports import Database, ProgressCallback, Transaction
+from tests.factories import make_input, make_job
 from tests.fakes.job_house import HOLDS, POLICY, House, eventually, prepare
 from tests.fakes.media import CLIP
 from tests.fakes.steps import RESULT
@@ -61,6 +63,23 @@ async def test_a_job_that_succeeds_leaves_its_output_and_nothing_else(house: Hou
     assert (house.root / layout.output_path(output.id)).read_bytes() == RESULT
     assert house.leftovers() == [layout.output_path(output.id)]
     assert await house.cleanups() == []
+
+
+async def test_the_log_says_which_input_was_wrong_and_not_what_its_owner_calls_it(
+    house: House,
+) -> None:
+    batch, uploads = await house.add_batch(CLIP, b"no clip")
+    inputs = tuple(make_input(upload.id, order=n) for n, upload in enumerate(uploads))
+    job = make_job(operation="join", params={}, inputs=inputs, batch_id=batch.id)
+    await house.real_db.write(lambda tx: tx.jobs.insert(job))
+    with capture_logs() as logs:
+        await house.runner.run(job.id, job.attempt)
+    failed = next(each for each in logs if each["event"] == "job.failed")
+    assert failed["reason"].startswith("Input 2: ")
+    assert "clip1" not in str(logs)
+    error = (await house.row(job.id)).error
+    assert error is not None
+    assert error.message.startswith("Input 2 (clip1): ")
 
 
 async def test_times_of_a_completed_job_follow_the_policy(house: House) -> None:

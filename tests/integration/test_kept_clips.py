@@ -22,12 +22,14 @@ from app.domain.sweeps import SweepName
 from app.infrastructure.worker.digests import FileDigests
 from app.services import job_rates
 from app.services.job_requests import JobRequest
+from app.services.job_steps import kept_key
 from app.services.kept_clips import PROMISE
 from app.services.ports import Files, Transaction
 from app.services.sweeps.base import SweepRun
 from app.services.sweeps.inputs import SpentInputs
+from tests.factories import make_request
 from tests.fakes.doomed_worker import KEEPING_POINTS
-from tests.fakes.job_house import KEPT_CLIPS, House, eventually, prepare
+from tests.fakes.job_house import KEPT_CLIPS, MADE_BY, House, eventually, prepare
 from tests.fakes.media import CLIP
 from tests.fakes.steps import RESULT
 
@@ -64,7 +66,7 @@ async def clips(house: House) -> list[KeptClip]:
 
 def key_of(content: bytes, until: float = 5.0) -> str:
     digest = hashlib.sha256(content).hexdigest()
-    return hashlib.sha256(f"{digest} {until}".encode()).hexdigest()
+    return kept_key(hashlib.sha256(f"{digest} {until}".encode()).hexdigest(), MADE_BY)
 
 
 def kept_files(house: House) -> list[str]:
@@ -371,3 +373,33 @@ async def test_deleting_the_job_takes_what_it_used_last_along(house: House) -> N
     assert len(kept_files(house)) == 1
     await house.jobs.delete(OWNER, job.id, cancel=False)
     assert (kept_files(house), await clips(house), await house.cleanups()) == ([], [], [])
+
+
+async def test_a_request_that_is_waited_for_takes_no_clip_along_that_another_job_made(
+    house: House,
+) -> None:
+    first, _ = await make(house, CLIP)
+    (kept,) = await clips(house)
+    job = await ask(house, CLIP, OTHER_CLIP)
+    await house.real_db.write(lambda tx: tx.requests.insert(make_request(house.worker, job)))
+    await house.runner.run(job.id, job.attempt)
+    assert house.steps.ran[-2:] == ["press-1", "bind"]
+    assert {each.job_id for each in await clips(house)} == {first.id, job.id}
+
+    await house.jobs.delete(OWNER, job.id, cancel=False)
+    # What it made itself is gone with it; what it only took is used, and not its own.
+    (left,) = await clips(house)
+    assert (left.id, left.job_id) == (kept.id, first.id)
+    assert left.used_at > kept.used_at
+    assert kept_files(house) == [kept.id]
+    assert await house.cleanups() == []
+
+
+async def test_a_clip_that_another_ffmpeg_made_is_not_taken(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    found = []
+    for version in ("8.0", "9.0.2", "8.0"):
+        house = House.build(tmp_path, made_by=version)
+        found.append((await make(house, CLIP))[1])
+        await house.close()
+    assert found == [["press-0", "bind"], ["press-0", "bind"], ["bind"]]

@@ -226,6 +226,33 @@ async def test_twenty_clips_of_any_shape_are_crossfaded_to_the_frame(
         )
 
 
+async def test_clips_and_crossfades_of_one_or_two_pictures_are_joined_too(
+    bench: MediaBench, clips: Path
+) -> None:
+    """Their times of decoding are not ahead, for nothing in them is reordered."""
+    long = Mark(seconds=0.5, rate="24", audio=None)
+    one, two = (replace(long, seconds=frames / 24) for frames in (1, 2))
+    result, plan = await concatenate(bench, await made(bench, clips, [long, one, two, long, one]))
+    assert plan.result["duration_seconds"] == pytest.approx(28 / 24, abs=1e-5)
+    decoded = [dts for _, dts, _ in stamps(result)["video"]]
+    assert len(decoded) == 28
+    assert all(before < after for before, after in pairwise(decoded))
+    fade = ConcatenateParams(transition="crossfade", crossfade_seconds=0.1)
+    result, _ = await concatenate(bench, await made(bench, clips, [long, long]), fade)
+    assert len(stamps(result)["video"]) == 22
+
+
+@pytest.mark.parametrize("frames", [7, 8])
+async def test_a_crossfade_may_be_of_any_number_of_pictures(
+    bench: MediaBench, clips: Path, frames: int
+) -> None:
+    """A third of a second has no end of digits: the picture that is meant is found all the same."""
+    sources = await made(bench, clips, [Mark(seconds=1), Mark(seconds=1, level=140)])
+    fade = ConcatenateParams(transition="crossfade", crossfade_seconds=frames / 30)
+    result, _ = await concatenate(bench, sources, fade)
+    assert_whole(result, 60 - frames)
+
+
 async def test_short_clips_are_crossfaded_as_a_whole(bench: MediaBench, clips: Path) -> None:
     marks = [replace(HOUSE, level=60, seconds=1.5), replace(HOUSE, level=140, seconds=1.5)]
     sources = await made(bench, clips, [*marks, marks[0]])
@@ -246,6 +273,34 @@ async def test_high_dynamic_range_becomes_ordinary_and_keeps_its_brightness_in_o
     dark, bright = heard.levels[15], heard.levels[1]
     assert 60 < dark < 210
     assert bright > dark + 20
+
+
+@pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])
+async def test_grey_paper_in_high_dynamic_range_is_as_light_as_in_the_usual_one(
+    bench: MediaBench, clips: Path, transfer: str
+) -> None:
+    source = clips / f"grey-{transfer}.mkv"
+    await asyncio.to_thread(clips.mkdir, exist_ok=True)
+    white = house_profile.NOMINAL_NITS
+    filters = (
+        "format=yuv444p,scale=out_color_matrix=bt709:out_range=tv,"
+        "setparams=range=tv:color_primaries=bt709:color_trc=bt709:colorspace=bt709,"
+        f"zscale=t=linear:npl={white},format=gbrpf32le,"
+        f"zscale=p=bt2020:t={transfer}:m=bt2020nc:r=tv:npl={white},format=yuv420p10le"
+    )
+    process = await asyncio.create_subprocess_exec(
+        bench.ffmpeg.path,
+        *("-v", "error", "-y", "-f", "lavfi", "-i", "color=c=0x767676:s=320x180:r=30:d=0.5"),
+        *("-vf", filters, "-c:v", "libx265", "-preset", "ultrafast", "-x265-params"),
+        *(f"log-level=none:colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc", source),
+    )
+    assert await process.wait() == 0
+    result, plan = await concatenate(bench, [source])
+    assert any("dynamic range" in each for each in plan.warnings)
+    with av.open(str(result)) as container:
+        luma, blue, red = (bytes(plane)[1000] for plane in next(container.decode(video=0)).planes)
+    assert abs(luma - 117) <= 5
+    assert max(abs(blue - 128), abs(red - 128)) <= 2
 
 
 async def test_colours_of_a_small_clip_that_tells_none_stay_what_they_were(

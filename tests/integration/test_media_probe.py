@@ -226,6 +226,30 @@ async def test_garbage_behind_a_good_head_is_an_answer_and_not_a_crash(
         await bench.look(path)
 
 
+async def test_a_stream_that_only_appears_on_the_way_is_left_out_and_no_crash(
+    bench: MediaBench, clips: Path
+) -> None:
+    clip = make_clip(clips, bench.ffmpeg.path, ClipSpec(seconds=3, container="flv"))
+    content = bytearray(clip.read_bytes())
+    at = late_picture(content)
+    content[at] ^= 5  # another codec: to the demuxer, another stream
+    late = bench.folder / "late.flv"
+    late.write_bytes(content)
+    media = await bench.look(late)
+    assert media.stream_count == 2
+    assert media.duration_seconds == pytest.approx(3, abs=1 / 29)
+
+
+def late_picture(flv: bytes | bytearray) -> int:
+    """Return where one of the last pictures begins within a file."""
+    at, found = 13, [0]
+    while at < len(flv):
+        if flv[at] == 9:
+            found.append(at + 11)
+        at += 11 + int.from_bytes(flv[at + 1 : at + 4], "big") + 4
+    return found[-5]
+
+
 @pytest.mark.parametrize(
     ("limits", "limit", "value"),
     [

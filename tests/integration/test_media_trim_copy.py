@@ -24,6 +24,7 @@ CASES: dict[str, ClipSpec] = {
     "matroska that begins at 5 s": ClipSpec(seconds=3, gop=20, container="mkv", shift_seconds=5),
     "hevc in matroska": ClipSpec(seconds=3, gop=20, container="mkv", codec="libx265"),
     "variable rate": ClipSpec(seconds=3, gop=10, variable=True),
+    "variable rate in matroska": ClipSpec(seconds=3, gop=10, variable=True, container="mkv"),
     "no b-frames": ClipSpec(seconds=3, gop=20, b_frames=0, audio="libmp3lame"),
     "vp9 and opus": ClipSpec(
         seconds=3, gop=20, codec="libvpx-vp9", container="webm", audio="libopus"
@@ -174,7 +175,10 @@ async def test_a_copy_shows_the_sources_own_pictures_from_a_keyframe_on_and_hold
     assert numbers == sorted(numbers)
 
 
-@pytest.mark.parametrize("case", ["open groups of pictures", "vp9 and opus", "variable rate"])
+@pytest.mark.parametrize(
+    "case",
+    ["open groups of pictures", "vp9 and opus", "variable rate", "variable rate in matroska"],
+)
 async def test_auto_copies_from_a_keyframe_to_the_end(
     bench: MediaBench, clips: Path, case: str
 ) -> None:

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from app.domain import layout
 from app.domain.access import OWNER
+from app.domain.errors import RenderFailed
 from app.domain.ids import new_id
 from app.domain.jobs import Job, JobInput, JobStatus
 from app.domain.requests import OpenRequest
@@ -20,9 +22,9 @@ from app.services.disposal import Disposal
 from app.services.job_endings import JobRules
 from app.services.ports import Transaction
 from app.services.sweeps.base import SweepRun
-from app.services.sweeps.jobs import JobTimeouts
+from app.services.sweeps.jobs import ExpiredJobs, JobTimeouts
 from app.services.sync_removal import RequestRemoval
-from tests.factories import make_input, make_job
+from tests.factories import make_input, make_job, make_request
 from tests.fakes.job_house import HOLDS, House, prepare
 from tests.fakes.media import CLIP
 
@@ -185,3 +187,56 @@ async def test_this_process_s_own_request_is_left_alone_while_it_is_open(
     await removal.end(held.request)
     assert await is_gone(house, held)
     await asyncio.gather(removal.end(held.request), removal.end(held.request))
+
+
+@pytest.mark.parametrize("ending", ["completed", "failed", "cancelled"])
+async def test_what_is_named_by_its_id_is_not_spent_either(
+    house: House, removal: RequestRemoval, ending: str
+) -> None:
+    once = {"operation": "join", "params": {}, "max_attempts": 1}
+    held = await hold(house, house.worker, status=JobStatus.QUEUED, **once)
+    await house.real_db.write(lambda tx: tx.requests.delete(held.request.id))
+    await removal.begin(held.request)
+
+    async def fail(_: Path, __: object) -> None:
+        raise RenderFailed("It broke.")
+
+    house.steps.script = fail if ending == "failed" else None
+    if ending == "cancelled":
+        await house.jobs.cancel(OWNER, held.job.id)
+    else:
+        await house.runner.run(held.job.id, held.job.attempt)
+    assert (await house.row(held.job.id)).status == ending
+    await removal.end(held.request)
+    assert await is_gone(house, held)
+    assert (await house.upload(held.foreign_id)).spent_at is None
+
+
+async def test_no_sweep_takes_a_result_that_a_request_is_about_to_send(
+    house: House, removal: RequestRemoval
+) -> None:
+    once = {"operation": "join", "params": {}}
+    held = await hold(house, house.worker, status=JobStatus.QUEUED, **once)
+    await house.runner.run(held.job.id, held.job.attempt)
+    later = house.clock.now() + house.policy.completed_ttl + timedelta(hours=1)
+    disposal = Disposal(house.db, house.files, house.clock, house.metrics)
+    run = SweepRun(SweepName.EXPIRED_JOBS, later, 10)
+    await ExpiredJobs(house.db, disposal, house.policy).run(run)
+    assert (run.tally.removed, dict(run.tally.skipped)) == (0, {"in_use": 2})
+    (output,) = await house.outputs(held.job.id)
+    assert (house.root / layout.output_path(output.id)).exists()
+    await removal.end(held.request)
+    assert await is_gone(house, held)
+
+
+async def test_a_request_that_is_cancelled_while_it_is_written_down_leaves_no_row(
+    house: House, removal: RequestRemoval
+) -> None:
+    request = make_request(house.worker, make_job())
+    begun = asyncio.create_task(removal.begin(request))
+    await asyncio.sleep(0)
+    begun.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await begun
+    assert await house.real_db.read(lambda tx: tx.requests.find(request.id)) is None
+    assert await removal.list_left(9) == []

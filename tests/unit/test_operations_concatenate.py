@@ -324,10 +324,11 @@ def test_clips_without_a_keyframe_between_their_crossfades_are_mixed_as_a_whole(
 
 
 def test_normalised_clips_get_keyframes_where_their_crossfades_end_and_begin() -> None:
+    """They are asked for a quarter of a picture early, so that no rounding makes it the next one."""
     made = plan(phone(), phone(), phone(), params=FADE)
     marks = [step.arguments for step in encoded(made) if step.name == "normalising"]
     told = [each[each.index("-force_key_frames") + 1] for each in marks]
-    assert told == ["3.500000", "0.500000,3.500000", "0.500000"]
+    assert told == ["3.491667", "0.491667,3.491667", "0.491667"]
 
 
 # --- keys of results that may be kept -----------------------------------------------------------

@@ -13,6 +13,7 @@ alone, with ``"media": null``, when the picture is larger than may be decoded.
 import hashlib
 import json
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -142,11 +143,21 @@ def check_codecs(container: InputContainer, video: VideoStream, asked: dict[str,
             raise RefusedError("not_media", f"The {kind} is in {name}, which is not read here")
 
 
+def packets_of(container: InputContainer) -> Iterator["Packet[Any]"]:
+    """Yield the packets of the streams that were there when the file was opened.
+
+    Recordings get further streams on the way, and damage looks like some. PyAV leaves out what is in
+    them, and stumbles over them once all is read.
+    """
+    with suppress(IndexError):
+        yield from container.demux()
+
+
 def look_at_start(container: InputContainer, video: VideoStream, look: Look) -> None:
     """Read until the first picture and the first packet of sound are there."""
     video.thread_type = "NONE"
     sounds = [look.span(stream.index) for stream in container.streams.audio[:1]]
-    for count, packet in enumerate(container.demux()):
+    for count, packet in enumerate(packets_of(container)):
         look.span(packet.stream_index).take(packet)
         if packet.stream_index == video.index and look.first_frame is None:
             look.first_frame = first_picture(packet)
@@ -178,7 +189,7 @@ def look_at_end(container: InputContainer, video: VideoStream, look: Look) -> No
             container.seek(target, stream=video, backward=True)
     indexed = "mov" in container.format.name
     try:
-        for packet in container.demux():
+        for packet in packets_of(container):
             look.span(packet.stream_index).take(packet)
             if packet.is_corrupt and indexed:
                 raise TRUNCATED

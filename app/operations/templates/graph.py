@@ -118,7 +118,7 @@ def render_arguments(
         below = _zoom(build, composition.zoom, below)
     for cue in composition.cues:
         below = _cue(build, cue, below)
-    build.chain(below, [house_profile.last_filters(timing.rate)], "[picture]")
+    build.chain(below, [house_profile.last_filters(timing.rate, timing.frames)], "[picture]")
     build.chain(*_sound(clip.media if clip else None, timing), "[sound]")
     return (
         *("-nostdin", "-xerror", "-copyts", "-filter_complex_threads", ffmpeg.THREADS),

@@ -200,4 +200,6 @@ def _bury_output(tx: Transaction, output_id: str, run: SweepRun) -> list[str] | 
         return None
     if _is_promised(output, run.now) or tx.jobs.list_active_reading(output_ids=[output_id]):
         return None
+    if tx.requests.find_by_job(output.job_id) is not None:
+        return None  # somebody waits for it
     return bury_output(tx, output, reason=Reason.OUTPUT_EXPIRED, sweep=run.name, now=run.now)
