@@ -33,6 +33,7 @@ INTERVALS = (
     "CLEANUP",
     "SPENT_INPUTS",
     "DELIVERED",
+    "KEPT_CLIPS",
     "RECORDS",
 )
 TRIM = {"operation": "trim", "params": {"start": 0.5, "end": 1.5}}
