@@ -22,9 +22,9 @@ from app.operations.base import (
     PythonStep,
 )
 from app.operations.concatenate_graph import Piece
+from app.operations.filenames import output_name
 from app.operations.house_headers import headers_for
 from app.operations.house_profile import Frame
-from app.operations.trim_cut import output_name
 
 PROGRAM = "join"
 OUTPUT_FILE = "joined.mp4"

@@ -1,9 +1,6 @@
 """The operation ``moodle-log``: a Moodle activity log becomes an event log for process mining."""
 
-import re
-import unicodedata
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar
 from zoneinfo import ZoneInfo
 
@@ -12,12 +9,12 @@ from pydantic import AfterValidator, Field
 from app.domain.errors import TimezoneRequired
 from app.domain.jobs import InputRole
 from app.operations.base import InputRule, LogInput, Params, Plan, PlannedOutput, PythonStep
+from app.operations.filenames import output_name
 from app.operations.moodle.identities import CaseNotion
 from app.operations.moodle.moments import DateOrder
 
 PROGRAM = "moodle-log"
 RAW_FILE, SORTED_FILE, ZIP_FILE = "raw.db", "sorted.db", "event-log.zip"
-STEM_LENGTH = 120
 LONGEST_ZONE = 64
 
 
@@ -102,7 +99,12 @@ class MoodleLog:
             outputs=(
                 PlannedOutput(
                     ZIP_FILE,
-                    output_name("" if anonymise else log.filename),
+                    output_name(
+                        "" if anonymise else log.filename,
+                        "event-log",
+                        otherwise="moodle",
+                        ending="zip",
+                    ),
                     "application/zip",
                 ),
             ),
@@ -126,11 +128,3 @@ def _step(
     name: str, weight: float, arguments: dict[str, Any], inputs: tuple[str, ...], output: str
 ) -> PythonStep:
     return PythonStep(name, weight, PROGRAM, arguments, inputs, (output,))
-
-
-def output_name(filename: str) -> str:
-    """Return ``<stem>-event-log.zip`` from a name somebody gave, safe as a file's name anywhere."""
-    last = filename.replace("\\", "/").rsplit("/", 1)[-1]
-    printable = "".join(c for c in unicodedata.normalize("NFC", last) if c.isprintable())
-    stem = PurePosixPath(re.sub(r'[<>:"|?*]', "_", printable)).stem.strip(" .")
-    return f"{stem[:STEM_LENGTH].rstrip(' .') or 'moodle'}-event-log.zip"

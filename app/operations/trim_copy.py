@@ -6,8 +6,9 @@ from app.domain.errors import CannotCopy
 from app.domain.media import MediaInfo
 from app.operations import ffmpeg
 from app.operations.base import ClipInput, Expected, Plan, PlannedOutput, PythonStep
+from app.operations.filenames import output_name
 from app.operations.timecode import say
-from app.operations.trim_cut import HALF, Cut, audible, output_name
+from app.operations.trim_cut import HALF, Cut, audible
 from app.operations.trim_exact import OUTPUT_FILE
 
 PROGRAM = "copy-cut"
@@ -75,7 +76,7 @@ def copy_plan(clip: ClipInput, cut: Cut, first: int) -> Plan:
     )
     return Plan(
         steps=(step,),
-        outputs=(PlannedOutput(OUTPUT_FILE, output_name(clip.filename), "video/mp4"),),
+        outputs=(PlannedOutput(OUTPUT_FILE, output_name(clip.filename, "trim"), "video/mp4"),),
         result={
             "mode": "copy",
             "start_seconds": round(float(start), 6),

@@ -1,11 +1,8 @@
 """Which part of a clip is kept: times as they were asked for, on the clip's own clock."""
 
 import math
-import re
-import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import PurePosixPath
 
 from pydantic import Field
 
@@ -18,7 +15,6 @@ from app.operations.timecode import Timecode, say, to_seconds
 END_TOLERANCE = Fraction(1, 1000)
 """A clip's length is told rounded: an end this little beyond it means the clip's end."""
 HALF = Fraction(1, 2)
-STEM_LENGTH = 120
 
 
 class SpanParams(Params):
@@ -137,11 +133,3 @@ def audible(audio: AudioInfo | None, cut: Cut) -> AudioInfo | None:
     late = audio.start_seconds is not None and audio.start_seconds >= cut.end
     over = audio.end_seconds is not None and audio.end_seconds <= cut.start
     return None if late or over else audio
-
-
-def output_name(filename: str, suffix: str = "trim") -> str:
-    """Return ``<stem>-<suffix>.mp4`` from a name somebody gave, safe as a file's name anywhere."""
-    last = filename.replace("\\", "/").rsplit("/", 1)[-1]
-    printable = "".join(c for c in unicodedata.normalize("NFC", last) if c.isprintable())
-    stem = PurePosixPath(re.sub(r'[<>:"|?*]', "_", printable)).stem.strip(" .")
-    return f"{stem[:STEM_LENGTH].rstrip(' .') or 'clip'}-{suffix}.mp4"

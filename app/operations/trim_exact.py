@@ -6,8 +6,9 @@ from fractions import Fraction
 from app.domain.media import AudioInfo, MediaInfo, VideoInfo
 from app.operations import ffmpeg
 from app.operations.base import ClipInput, Expected, FFmpegStep, Plan, PlannedOutput
+from app.operations.filenames import output_name
 from app.operations.timecode import say
-from app.operations.trim_cut import Cut, audible, output_name
+from app.operations.trim_cut import Cut, audible
 
 OUTPUT_FILE = "trimmed.mp4"
 
@@ -62,7 +63,7 @@ def exact_plan(clip: ClipInput, cut: Cut, why: str = "") -> Plan:
     )
     return Plan(
         steps=(step,),
-        outputs=(PlannedOutput(OUTPUT_FILE, output_name(clip.filename), "video/mp4"),),
+        outputs=(PlannedOutput(OUTPUT_FILE, output_name(clip.filename, "trim"), "video/mp4"),),
         result={
             "mode": "exact",
             "start_seconds": round(float(cut.start), 6),

@@ -17,8 +17,9 @@ from app.operations.base import (
     Plan,
     PlannedOutput,
 )
+from app.operations.filenames import output_name
 from app.operations.timecode import say
-from app.operations.trim_cut import Cut, SpanParams, audible, find_cut, output_name
+from app.operations.trim_cut import Cut, SpanParams, audible, find_cut
 
 OUTPUT_FILE = "preview.mp4"
 WIDTH = 640
@@ -79,9 +80,7 @@ class TrimPreview:
         return Plan(
             steps=(step,),
             outputs=(
-                PlannedOutput(
-                    OUTPUT_FILE, output_name(clip.filename, suffix="preview"), "video/mp4"
-                ),
+                PlannedOutput(OUTPUT_FILE, output_name(clip.filename, "preview"), "video/mp4"),
             ),
             result={
                 "start_seconds": round(float(cut.start), 6),

@@ -14,10 +14,11 @@ from app.domain.media import AudioInfo, MediaInfo, VideoInfo
 from app.infrastructure.drawing.fonts import FontAlphabet
 from app.operations.base import ClipInput, FFmpegStep, Plan
 from app.operations.ffmpeg import seek_margin
+from app.operations.filenames import output_name
 from app.operations.registry import default_registry
 from app.operations.timecode import to_seconds
 from app.operations.trim import Trim, TrimParams
-from app.operations.trim_cut import find_cut, output_name
+from app.operations.trim_cut import find_cut
 from app.operations.trim_exact import kept_format
 
 VIDEO = VideoInfo(
@@ -275,7 +276,7 @@ def test_the_nearest_pixel_format_is_kept(source: str, kept: str) -> None:
     ],
 )
 def test_the_outputs_name_comes_from_the_clips_and_is_safe(given: str, named: str) -> None:
-    assert output_name(given) == named
+    assert output_name(given, "trim") == named
 
 
 def test_a_name_that_is_no_id_never_reaches_ffmpeg() -> None:

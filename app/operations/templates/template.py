@@ -1,13 +1,10 @@
 """What the six templates have in common: their inputs, the shape of the frame, the two steps."""
 
 import math
-import re
-import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import PurePosixPath
 from typing import Any, ClassVar, Generic, TypeVar
 
 from app.domain.errors import InvalidInputs
@@ -24,6 +21,7 @@ from app.operations.base import (
     PythonStep,
     StillInput,
 )
+from app.operations.filenames import stem_of
 from app.operations.templates.composition import Composition
 from app.operations.templates.graph import Timing, render_arguments
 from app.operations.templates.motion import squeeze
@@ -36,7 +34,6 @@ P = TypeVar("P", bound=TemplateParams)
 
 DRAWING_SHARE = 0.15
 """Of a render's time, which drawing its elements takes."""
-STEM_LENGTH = 120
 OUTPUT_FILE = "render.mp4"
 
 CLIP = InputRule(InputRole.CLIP, 1, 1)
@@ -145,7 +142,7 @@ class Template(ABC, Generic[P]):
         )
 
     def _filename(self, given: Given) -> str:
-        stem = _stem(given.clip.filename) if given.clip else ""
+        stem = stem_of(given.clip.filename) if given.clip else ""
         return f"{stem}-{self.name}.mp4" if stem else f"{self.name}.mp4"
 
     def _told(self, composition: Composition, style: Style, timing: Timing) -> dict[str, Any]:
@@ -260,14 +257,3 @@ def _warnings(composition: Composition) -> list[str]:
     return [
         f"The clip is only {composition.seconds:.3f} s long: everything on it comes and goes faster."
     ]
-
-
-def _stem(filename: str) -> str:
-    """Return a name somebody gave without its ending, safe in a file's name anywhere."""
-    last = filename.replace("\\", "/").rsplit("/", 1)[-1]
-    printable = "".join(c for c in unicodedata.normalize("NFC", last) if c.isprintable())
-    return (
-        PurePosixPath(re.sub(r'[<>:"|?*]', "_", printable))
-        .stem.strip(" .")[:STEM_LENGTH]
-        .rstrip(" .")
-    )
