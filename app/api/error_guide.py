@@ -1,10 +1,9 @@
 """When each error happens and what to do about it; docs/errors.md and /docs/errors are made of it."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from app.api.errors import STATUS
-from app.domain.errors import AppError
+from app.domain.errors import AppError, every_error
 
 
 class Advice(NamedTuple):
@@ -16,14 +15,7 @@ class Advice(NamedTuple):
 
 def catalogue() -> list[type[AppError]]:
     """Return every error there is, by status and then by code."""
-    return sorted(_leaves(AppError), key=lambda error: (STATUS[error.kind], error.code))
-
-
-def _leaves(error: type[AppError]) -> Iterator[type[AppError]]:
-    for child in error.__subclasses__():
-        if "code" in child.__dict__:
-            yield child
-        yield from _leaves(child)
+    return sorted(every_error(), key=lambda error: (STATUS[error.kind], error.code))
 
 
 def as_markdown() -> str:

@@ -14,7 +14,7 @@ Each class has a stable ``code`` (documented in docs/errors.md, tested against i
     '-- internal     ConflictingUpdate, StorageFailed, DatabaseBusy
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any, ClassVar
 
@@ -67,6 +67,14 @@ class AppError(Exception):
         self.extra: dict[str, Any] = dict(extra or {})
         self.retry_after_seconds = retry_after_seconds
         super().__init__(self.detail)
+
+
+def every_error(base: type[AppError] = AppError) -> Iterator[type[AppError]]:
+    """Return all errors of the catalogue: each that has a code of its own."""
+    for child in base.__subclasses__():
+        if "code" in child.__dict__:
+            yield child
+        yield from every_error(child)
 
 
 # --- the request itself -------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from collections.abc import (
     Awaitable,
     Callable,
     Coroutine,
-    Iterator,
     Mapping,
     Sequence,
 )
@@ -21,7 +20,14 @@ from typing import Any
 
 import structlog
 
-from app.domain.errors import AppError, Draining, JobTimedOut, RenderCancelled, RenderFailed
+from app.domain.errors import (
+    AppError,
+    Draining,
+    JobTimedOut,
+    RenderCancelled,
+    RenderFailed,
+    every_error,
+)
 from app.domain.ids import new_id
 from app.domain.jobs import InputRole, JobError, JobInput, JobPolicy, JobStatus
 from app.domain.outputs import Output
@@ -375,16 +381,9 @@ class SyncRender:
 
 def as_error(failure: JobError, facts: Mapping[str, Any]) -> AppError:
     """Return what a job failed with as the error it was."""
-    kinds = {kind.code: kind for kind in _leaves(AppError)}
+    kinds = {kind.code: kind for kind in every_error()}
     kind = kinds.get(failure.code, RenderFailed)
     return kind(failure.message, extra={**(failure.detail or {}), **facts})
-
-
-def _leaves(error: type[AppError]) -> Iterator[type[AppError]]:
-    for child in error.__subclasses__():
-        if "code" in child.__dict__:
-            yield child
-        yield from _leaves(child)
 
 
 async def _wait_for(tasks: set[asyncio.Future[Any]]) -> None:
