@@ -149,7 +149,12 @@ async def open_tools(settings: Settings, stack: AsyncExitStack) -> MediaTools:
             threads=threads,
             max_output_bytes=settings.media.media_max_output_bytes,
         ),
-        PythonStepRunner(runner, PROGRAMS, stall_seconds=stall_seconds),
+        PythonStepRunner(
+            runner,
+            PROGRAMS,
+            stall_seconds=stall_seconds,
+            max_output_bytes=settings.media.media_max_output_bytes,
+        ),
     )
     trouble = ""
     if not await asyncio.to_thread(can_run, sandbox, ffmpeg.path):

@@ -267,7 +267,7 @@ class MediaSettings(Group):
         " hour of 1920x1080 at 60 frames a second.",
     )
     media_max_output_bytes: PositiveBytes = setting(
-        64 * 2**30, "Largest file that FFmpeg may write; a job that would write more fails."
+        64 * 2**30, "Largest file that a job may write; one that would write more fails."
     )
 
 

@@ -258,14 +258,17 @@ def step_of(program: str) -> PythonStep:
 
 
 async def run_program(
-    bench: MediaBench, text: str, *, stall_seconds: float = 10.0
+    bench: MediaBench, text: str, *, stall_seconds: float = 10.0, max_output_bytes: int = 2**30
 ) -> tuple[Any, list[float]]:
     script = bench.folder / "program.py"
     await asyncio.to_thread(script.write_text, text)
     await asyncio.to_thread((bench.folder / "given").write_bytes, b"given")
     reported: list[float] = []
     runner = PythonStepRunner(
-        bench.runner, {"p": Program(script, LogFailed)}, stall_seconds=stall_seconds
+        bench.runner,
+        {"p": Program(script, LogFailed)},
+        stall_seconds=stall_seconds,
+        max_output_bytes=max_output_bytes,
     )
     facts = await runner.run(step_of("p"), bench.folder, reported.append)
     return facts, reported
@@ -311,6 +314,16 @@ async def test_a_program_that_fails_leaves_no_output(
 ) -> None:
     with pytest.raises(error):
         await run_program(bench, text)
+    assert not (bench.folder / "made").exists()
+
+
+async def test_a_result_over_the_limit_is_said_to_be_too_large(bench: MediaBench) -> None:
+    with pytest.raises(LogFailed, match="larger than a file may be"):
+        await run_program(
+            bench,
+            "import sys; open(sys.argv[3], 'wb').write(bytes(20_000))",
+            max_output_bytes=10_000,
+        )
     assert not (bench.folder / "made").exists()
 
 

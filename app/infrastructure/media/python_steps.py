@@ -32,6 +32,7 @@ LONGEST_LINE = 256 * 1024
 ADDRESS_SPACE_BYTES = 1024**3
 FILE_SIZE_BYTES = 64 * 1024**3
 CPU_SECONDS = 4 * 3600
+TOO_LARGE = "File too large"
 NO_SPACE = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 
 REFUSALS = {
@@ -100,15 +101,22 @@ class Program:
 class PythonStepRunner:
     """Runs one step at a time per call, in the folder it is given.
 
-    ``programs``: what may run, by name. ``stall_seconds``: how long one may show no sign of life.
+    ``programs``: what may run, by name. ``stall_seconds``: how long one may show no sign of life;
+    ``max_output_bytes``: how large a file of it may get.
     """
 
     def __init__(
-        self, runner: ProcessRunner, programs: Mapping[str, Program], *, stall_seconds: float
+        self,
+        runner: ProcessRunner,
+        programs: Mapping[str, Program],
+        *,
+        stall_seconds: float,
+        max_output_bytes: int = FILE_SIZE_BYTES,
     ) -> None:
         self._runner = runner
         self._programs = programs
         self._stall_seconds = stall_seconds
+        self._max_output_bytes = max_output_bytes
 
     async def run(self, step: PythonStep, folder: Path, on_progress: ProgressCallback) -> StepFacts:
         """Run ``step`` and leave its results in ``folder`` under ``step.outputs``.
@@ -150,7 +158,7 @@ class PythonStepRunner:
             limits=ProcessLimits(
                 address_space_bytes=ADDRESS_SPACE_BYTES,
                 cpu_seconds=CPU_SECONDS,
-                file_size_bytes=FILE_SIZE_BYTES,
+                file_size_bytes=self._max_output_bytes,
             ),
         )
 
@@ -169,6 +177,8 @@ def _failure(
 ) -> AppError:
     if listener.refusal is not None:
         return listener.refusal
+    if TOO_LARGE in finished.stderr:
+        return program.failure("The result is larger than a file may be.")
     if any(words in finished.stderr for words in NO_SPACE):
         return NoSpace("The disk is full: the result did not fit.")
     log.warning("program.failed", step=step.name, stderr=finished.stderr)
