@@ -37,7 +37,7 @@ async def run(arguments: argparse.Namespace) -> None:
     rounds = arguments.rounds or (2 if arguments.quick else 5)
     threads = len(os.sched_getaffinity(0))
     folder = Path.cwd() / arguments.folder / f"benchmark-media-{os.getpid()}"
-    async with workbench(folder, threads) as bench:
+    async with workbench(folder, threads, arguments.ffmpeg) as bench:
         results = []
         for row in await rows(bench, seconds):
             if arguments.only and row.key not in arguments.only:
@@ -45,7 +45,7 @@ async def run(arguments: argparse.Namespace) -> None:
             results.append(await measure(row, rounds))
             print(report.line_of(results[-1]), flush=True)
     if arguments.write:
-        report.write(results, rounds, threads)
+        report.write(results, rounds, f"FFmpeg {bench.ffmpeg.version}, {threads} threads each")
 
 
 def main() -> None:
@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, help="length of the clips (30)")
     parser.add_argument("--rounds", type=int, help="how often both run in turn (5)")
     parser.add_argument("--only", action="append", help="only this row, by its key; repeatable")
+    parser.add_argument("--ffmpeg", help="the FFmpeg to use (as the service would find it)")
     parser.add_argument("--folder", type=Path, default=Path(), help="where to write (here)")
     asyncio.run(run(parser.parse_args()))
 

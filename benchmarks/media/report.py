@@ -43,15 +43,15 @@ def line_of(result: Result) -> str:
     )
 
 
-def write(results: list[Result], rounds: int, threads: int) -> None:
+def write(results: list[Result], rounds: int, tool: str) -> None:
     """Put the table into the page, in place of the one before."""
-    page.put(page.PAGE, HEADING, BEGIN, _section(results, rounds, threads))
+    page.put(page.PAGE, HEADING, BEGIN, _section(results, rounds, tool))
 
 
-def _section(results: list[Result], rounds: int, threads: int) -> str:
+def _section(results: list[Result], rounds: int, tool: str) -> str:
     told = (
-        f"Measured on {datetime.now(UTC):%Y-%m-%d}: {', '.join(page.machine('imageio-ffmpeg', 'av'))}."
-        f" {rounds} rounds, ours and the plain line in turn, {threads} threads for each FFmpeg. In"
+        f"Measured on {datetime.now(UTC):%Y-%m-%d}: {', '.join(page.machine('av'))}, {tool}."
+        f" {rounds} rounds, ours and the plain line in turn. In"
         " brackets: what the middle half of the rounds lies between."
     )
     lines = [

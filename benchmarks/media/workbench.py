@@ -81,10 +81,12 @@ def _filled(step: Step, numbers: dict[str, int]) -> Step:
 
 
 @asynccontextmanager
-async def workbench(folder: Path, threads: int) -> AsyncIterator[Workbench]:
+async def workbench(
+    folder: Path, threads: int, ffmpeg_path: str | None
+) -> AsyncIterator[Workbench]:
     """Open a bench in ``folder``, which goes with it."""
     await asyncio.to_thread(folder.mkdir, parents=True)
-    ffmpeg, runner = locate_ffmpeg(None), ProcessRunner(detect_sandbox())
+    ffmpeg, runner = locate_ffmpeg(ffmpeg_path), ProcessRunner(detect_sandbox())
     probe = ProbeChild(runner, LIMITS)
     steps = StepKinds(
         FFmpegStepRunner(ffmpeg, runner, probe, stall_seconds=STALL_SECONDS, threads=threads),

@@ -188,11 +188,12 @@ def test_ten_downloads_come_one_after_the_other_on_one_connection(
     with Blunt(shared_server.port) as client:
         for _ in range(10):
             assert client.fetch(path) == data
+    # The line of an earlier test's request may come late, and be among them.
     lines = wait_for(
-        lambda: found if len(found := finished(shared_server, path)[seen:]) == 10 else None,
+        lambda: found if len(found := finished(shared_server, path)[seen:]) >= 10 else None,
         "ten lines in the log",
     )
-    assert {(line["status"], line["bytes"]) for line in lines} == {(200, len(data))}
+    assert [(line["status"], line["bytes"]) for line in lines].count((200, len(data))) >= 10
 
 
 def test_requests_sent_at_once_are_answered_in_their_order(
