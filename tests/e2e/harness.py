@@ -221,13 +221,13 @@ class Server:
 
     def leftovers(self) -> list[str]:
         """Every file below the data folder that is not the system's own."""
-        return sorted(
-            path.relative_to(self.data).as_posix()
-            for path in self.data.rglob("*")
-            if not path.is_dir()
-            and path.relative_to(self.data).as_posix() not in SYSTEM_FILES
-            and path.relative_to(self.data).parts[0] != "run"
-        )
+        # Not by rglob, which fails when a folder goes while it looks.
+        names = {
+            (Path(folder) / file).relative_to(self.data).as_posix()
+            for folder, _, files in os.walk(self.data)
+            for file in files
+        }
+        return sorted(name for name in names - SYSTEM_FILES if not name.startswith("run/"))
 
     def database_bytes(self) -> int:
         """Size of the database after a truncating checkpoint, its WAL included."""

@@ -1,5 +1,6 @@
 """A service whose FFmpeg ends as a clip asks, and whose every created path is traced: what stays?"""
 
+import os
 import re
 import time
 from collections import Counter
@@ -131,12 +132,15 @@ class RenderBench:
 
     def paths(self) -> frozenset[str]:
         """Everything below the data folder that is not the system's own, folders too."""
-        found = set()
-        for path in self.server.data.rglob("*"):
-            name = path.relative_to(self.server.data).as_posix()
-            if name not in SYSTEM_FILES | FOLDERS and not name.startswith(("run/", KEPT)):
-                found.add(name)
-        return frozenset(found)
+        # Not by rglob, which fails when a folder goes while it looks.
+        names = {
+            (Path(folder) / each).relative_to(self.server.data).as_posix()
+            for folder, folders, files in os.walk(self.server.data)
+            for each in (*folders, *files)
+        }
+        return frozenset(
+            name for name in names - SYSTEM_FILES - FOLDERS if not name.startswith(("run/", KEPT))
+        )
 
     def _rows(self) -> dict[str, int]:
         return {table: self.server.rows(f"SELECT count(*) FROM {table}")[0][0] for table in TABLES}  # noqa: S608
