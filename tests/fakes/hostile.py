@@ -48,8 +48,12 @@ class Bait:
         return f"http://127.0.0.1:{self.port}/{self.name}"
 
     def taken(self, trace: str, asked: Sequence[str]) -> bool:
-        """Whether a trace, or the pages asked for, show that somebody took it."""
-        return any(self.sign in each for each in (trace, *asked))
+        """Whether a trace, or the pages asked for, show that somebody took it.
+
+        The sandbox opens all that lies in a job's folder to mount it; nothing can be read by that.
+        """
+        opened = (line for line in trace.splitlines() if "O_PATH" not in line)
+        return any(self.sign in each for each in (*opened, *asked))
 
 
 @dataclass(frozen=True)
