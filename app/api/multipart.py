@@ -63,6 +63,32 @@ class PartSink(Protocol):
     async def end(self) -> None: ...
 
 
+class FieldText:
+    """The text of a form's plain fields, one after the other, bounded in all."""
+
+    MAX_BYTES = 256 * 1024
+
+    def __init__(self) -> None:
+        self._text = bytearray()
+        self._received = 0
+
+    def begin(self) -> None:
+        """Forget the field before; its bytes go on counting."""
+        self._text.clear()
+
+    def add(self, data: bytes) -> None:
+        """Take more of the present field. Raises RequestTooLarge when all of them are too long."""
+        self._received += len(data)
+        if self._received > self.MAX_BYTES:
+            msg = f"The text fields of a form may have at most {self.MAX_BYTES} bytes in all."
+            raise RequestTooLarge(msg, extra={"maximum_bytes": self.MAX_BYTES})
+        self._text += data
+
+    def value(self) -> bytes:
+        """Return what the present field has so far."""
+        return bytes(self._text)
+
+
 @dataclass(frozen=True, slots=True)
 class FormLimits:
     """``max_bytes`` of a whole body; ``read_timeout_seconds`` of silence."""

@@ -6,7 +6,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from app.api.errors import invalid_request
 from app.api.json_route import read_json
-from app.api.multipart import FORM_TYPE, FormBody, FormLimits, Part, media_type_of
+from app.api.multipart import FORM_TYPE, FieldText, FormBody, FormLimits, Part, media_type_of
 from app.api.render_fields import (
     FINAL_FILENAME,
     SEGMENT,
@@ -33,8 +33,6 @@ from app.services.form_uploads import FormUploads
 from app.services.sync_renders import ClientLeft, SyncInput, SyncRender, SyncWish
 
 JSON_TYPE = "application/json"
-TEXT_MAX_BYTES = 256 * 1024
-"""Of all text fields together."""
 MOST_PARTS = 1000
 _TAKEN = {
     Shape.ONE: (FORM_TYPE, JSON_TYPE),
@@ -175,7 +173,7 @@ class WishReader:
         self._n_files += 1
 
     def whole(self) -> SyncWish:
-        """Return what is asked for now that nothing more comes."""
+        """Return what is asked for. All of it has come."""
         if self.fields.shape is Shape.FORM_SEGMENTS:
             inputs = self._ordered()
         else:
@@ -275,8 +273,7 @@ class FormSink:
         self._reader = reader
         self._arrival = render.arrival
         self._name = ""
-        self._text = bytearray()
-        self._text_bytes = 0
+        self._text = FieldText()
         self._n_parts = 0
         self._pending: UploadMetadata | None = None
 
@@ -287,7 +284,7 @@ class FormSink:
             raise RequestTooLarge(msg, extra={"maximum_parts": MOST_PARTS})
         self._reader.check_name(part.name)
         self._name = part.name
-        self._text.clear()
+        self._text.begin()
         if self._is_file:
             if part.filename is None:
                 msg = f"Must be a file: its part has no filename (curl: -F {part.name}=@NAME)."
@@ -301,17 +298,13 @@ class FormSink:
             await self._begin_file()
             await self._arrival.write(data)
             return
-        self._text_bytes += len(data)
-        if self._text_bytes > TEXT_MAX_BYTES:
-            msg = f"The text fields of a form may have at most {TEXT_MAX_BYTES} bytes in all."
-            raise RequestTooLarge(msg, extra={"maximum_bytes": TEXT_MAX_BYTES})
-        self._text += data
+        self._text.add(data)
 
     async def end(self) -> None:
         if not self._is_file:
             # An input of a page that was left empty says nothing.
-            if self._text:
-                await self._reader.take_text(self._name, _decoded(self._name, bytes(self._text)))
+            if text := self._text.value():
+                await self._reader.take_text(self._name, _decoded(self._name, text))
         elif self._pending is None:
             await self._arrival.end_file()
         # Else a file input in which nothing was chosen: browsers send it without name and bytes.

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 
 from app.api.errors import invalid_request
-from app.api.multipart import FormBody, FormLimits, Part
+from app.api.multipart import FieldText, FormBody, FormLimits, Part
 from app.api.schemas.sessions import MOST_FILES, NewSession
 from app.api.strict_json import parse_json
 from app.api.tus.metadata import parse_metadata
@@ -25,8 +25,6 @@ FILES = "files"
 FILE = "file"
 """Another name of ``files``, for those who send one."""
 WISHES = tuple(NewSession.model_fields)
-TEXT_MAX_BYTES = 256 * 1024
-"""Of all text fields together."""
 FILENAME_MAX = 255
 
 _DIGITS = re.compile(r"[0-9]{1,9}\Z")
@@ -72,8 +70,7 @@ class SessionForm:
         self._n_files = 0
         self._part: Part | None = None
         self._pending: UploadMetadata | None = None
-        self._text = bytearray()
-        self._text_bytes = 0
+        self._text = FieldText()
 
     @property
     def wishes(self) -> SessionRequest:
@@ -106,7 +103,7 @@ class SessionForm:
                 FILES, "Must be a file: its part has no filename (curl: files=@NAME)."
             )
         self._part = part
-        self._text.clear()
+        self._text.begin()
         if name == FILES:
             self._pending = form_metadata(part)
             if part.filename:
@@ -117,16 +114,12 @@ class SessionForm:
             await self._begin_file()
             await self.arrival.write(data)
             return
-        self._text_bytes += len(data)
-        if self._text_bytes > TEXT_MAX_BYTES:
-            msg = f"The text fields of a form may have at most {TEXT_MAX_BYTES} bytes in all."
-            raise RequestTooLarge(msg, extra={"maximum_bytes": TEXT_MAX_BYTES})
-        self._text += data
+        self._text.add(data)
 
     async def end(self) -> None:
         name = self._name
         if name != FILES:
-            self._values[name] = _value(name, bytes(self._text))
+            self._values[name] = _value(name, self._text.value())
             self._forms.check_wishes(self.wishes, self._n_files)
         elif self._pending is None:
             await self.arrival.end_file()
