@@ -15,6 +15,8 @@ CLIP_NAME = "0123456789abcdef0123456789abcdef"
 WATCHED = "trace=open,openat,openat2,connect,bind,sendto"
 PATIENCE = 5
 """Seconds: a session description makes FFmpeg wait for packets."""
+NAMES_SERVICE = 'sun_path="/var/run/nscd/socket"'
+"""Where the C library asks who the user is; a shell without HOME or SHELL in its environment does."""
 
 
 class Loopback(http.server.ThreadingHTTPServer):
@@ -107,3 +109,9 @@ def traced(
     tracing = ["strace", "-f", "-qq", "-s", "300", "--seccomp-bpf", "-e", WATCHED, "-o", str(trace)]
     subprocess.run([*tracing, "bash", str(script)], check=True, timeout=patience + 110, cwd=root)
     return trace.read_text(errors="replace")
+
+
+def connections(trace: str) -> list[str]:
+    """The lines of ``trace`` in which a process reached out, to whatever but the machine's names."""
+    lines = trace.splitlines()
+    return [line for line in lines if "connect(" in line and NAMES_SERVICE not in line]

@@ -22,7 +22,7 @@ from app.operations.trim import Trim, TrimParams
 from tests.fakes import lured_plans
 from tests.fakes.clips import ClipSpec, make_clip
 from tests.fakes.hostile import LURES, Reader
-from tests.fakes.lure_runs import CLIP_NAME, Laid, Loopback, lay, loopback, traced
+from tests.fakes.lure_runs import CLIP_NAME, Laid, Loopback, connections, lay, loopback, traced
 from tests.fakes.media import make_media
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ def test_no_file_takes_its_bait_with_our_options_alone(
     trace = traced(tmp_path, commands)
     assert trace.count(f'"{CLIP_NAME}"') >= len(commands), "each was opened itself"
     assert taken(laid, trace, ()) == []
-    assert "connect(" not in trace
+    assert connections(trace) == []
     assert server.connections == before
 
 
@@ -172,7 +172,7 @@ def test_the_probe_takes_no_bait_though_its_library_does(
     trace = traced(tmp_path, [(tmp_path, ours)])
     assert all(f'"{file}"' in trace for file in files)
     assert taken(laid, trace, ()) == []
-    assert "connect(" not in trace
+    assert connections(trace) == []
 
 
 WORST = ("DASH, absolute path", "ffconcat, absolute path", "MOV with its samples elsewhere")
