@@ -7,11 +7,12 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
+import structlog
 
 from tests.fakes import recorder
 
@@ -60,6 +61,14 @@ def one_ffmpeg(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("ffmpeg")
     (folder / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
     os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def log_as_it_comes() -> Iterator[None]:
+    """What a module makes of the log, itself or by starting a service, is not the next one's."""
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.hookimpl(wrapper=True)

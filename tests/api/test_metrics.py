@@ -65,7 +65,12 @@ class Stage:
         wait_for(look, 30)
 
     def sweep(self, name: SweepName) -> None:
-        assert self.served.http.post(f"/api/v1/sweeps/{name}").status_code == 200
+        def is_done() -> bool:
+            status = self.served.http.post(f"/api/v1/sweeps/{name}").status_code
+            assert status in {200, 409}, "or it runs by itself at this very moment"
+            return status == 200
+
+        wait_for(is_done, 10)
 
     def settle(self, path: str) -> None:
         self.served.call(self.served.container.disposal.settle([path]))

@@ -261,10 +261,14 @@ def scale_for(size: int) -> int:
     return max(1, min(SCALE, LARGEST // max(size, 1)))
 
 
-@lru_cache(maxsize=256)
 def font_of(face: Face, size: int, weight: int) -> ImageFont.FreeTypeFont:
     """Return a face at a size and weight, drawn ``scale_for(size)`` times larger."""
     engine = ImageFont.Layout.RAQM if can_shape() else ImageFont.Layout.BASIC
+    return _loaded(face, size, weight, engine)
+
+
+@lru_cache(maxsize=256)
+def _loaded(face: Face, size: int, weight: int, engine: ImageFont.Layout) -> ImageFont.FreeTypeFont:
     font = ImageFont.truetype(path_of(face), size * scale_for(size), layout_engine=engine)
     wanted = {"wght": float(weight), "opsz": float(size)}
     axes = [
