@@ -30,7 +30,7 @@ from app.infrastructure.media.still_probe import StillProbeChild
 from app.infrastructure.moodle import CHILD
 from app.infrastructure.storage.paths import StartRefused
 from app.operations.base import Step, StepFacts
-from app.operations.concatenate import PROGRAM as JOIN
+from app.operations.house_parts import PROGRAM as JOIN
 from app.operations.moodle_log import PROGRAM as MOODLE_LOG
 from app.operations.templates.scene import PROGRAM as DRAW
 from app.operations.trim_copy import PROGRAM as COPY_CUT

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from app.domain.errors import AppError, CannotCopy
 from app.domain.jobs import InputRole
 from app.domain.media import MediaInfo, StillInfo
 from app.operations.moodle.export_head import ExportHead
@@ -152,6 +153,9 @@ class Plan:
 
     ``effort`` is the size of the work in megapixels to encode: with what earlier jobs of the same
     operation took per megapixel it tells how long this one will take. 0: nothing is known.
+
+    ``otherwise`` is done instead when a step ends with one of the errors in ``gives_way_to``: how a
+    clip is stored shows in full only when it is read.
     """
 
     steps: tuple[Step, ...]
@@ -159,6 +163,8 @@ class Plan:
     result: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     effort: float = 0.0
+    otherwise: "Plan | None" = None
+    gives_way_to: tuple[type[AppError], ...] = (CannotCopy,)
 
 
 @dataclass(frozen=True, slots=True)

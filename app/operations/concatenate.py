@@ -11,7 +11,7 @@ from app.domain.errors import InvalidParams, MediaOverLimits
 from app.domain.jobs import InputRole
 from app.domain.media import MediaInfo
 from app.operations import concatenate_graph as graph
-from app.operations import ffmpeg, house_profile
+from app.operations import house_parts, house_profile
 from app.operations.base import (
     ClipInput,
     FFmpegStep,
@@ -19,29 +19,26 @@ from app.operations.base import (
     Params,
     Plan,
     PlannedOutput,
-    PythonStep,
 )
 from app.operations.concatenate_graph import Piece
 from app.operations.filenames import output_name
-from app.operations.house_headers import headers_for
 from app.operations.house_profile import Frame
 
-PROGRAM = "join"
 OUTPUT_FILE = "joined.mp4"
 SOUND_FILE = "sound"
-UNDECODED = {"format_whitelist": "mov", "codec_whitelist": "none", "probesize": "5000"}
-"""What is copied is not decoded, not even to learn what it is: its headers were compared before."""
 MOST_CLIPS = 20
 MOST_SECONDS = 3600
 """Of the clips together."""
 FADE_SECONDS = 0.5
 ENDS = "only the pictures around its crossfades, and the sound, were encoded"
+UNLIKE_ITS_LOOKS = "read in full, a clip is stored otherwise than it seemed"
 LEAST_PIXELS = 16
 STEREO = 2
-JOIN_SHARE = 0.02
-"""What joining takes of a second of clip, beside a megapixel encoded."""
 SOUND_LOST_SECONDS = 0.1
 """Sound that goes on after the last picture for longer than this is worth a warning."""
+
+Parts = list[dict[str, Any]]
+"""What the join is told, as ``house_parts`` makes it."""
 
 
 class ConcatenateParams(Params):
@@ -114,28 +111,27 @@ class Concatenate:
         target = find_target(params, sources)
         pieces = arrange(sources, target)
         _check_fades(params, pieces, target)
-        steps, join = _steps(pieces, target)
-        frames = sum(piece.frames for piece in pieces) - target.overlap * (len(pieces) - 1)
-        joining = PythonStep(
-            name="joining",
-            weight=JOIN_SHARE * frames / target.frame.rate,
-            program=PROGRAM,
-            arguments={
-                "options": {**ffmpeg.demuxing(), **UNDECODED},
-                "rate": target.frame.rate,
-                **join,
-            },
-            inputs=_files(join),
-            outputs=(OUTPUT_FILE,),
-        )
-        name = output_name(sources[0].filename, "joined")
-        return Plan(
-            steps=(*steps, joining),
-            outputs=(PlannedOutput(OUTPUT_FILE, name, "video/mp4"),),
-            result=_result(pieces, target, frames),
-            warnings=tuple(_warnings(pieces)),
-            effort=sum(step.weight for step in steps),
-        )
+        if all(not piece.is_copied for piece in pieces):
+            return _plan(pieces, target)
+        encoded = _plan(arrange(sources, target, copies=False), target)
+        return _plan(pieces, target, encoded)
+
+
+def _plan(pieces: Sequence[Piece], target: Target, otherwise: Plan | None = None) -> Plan:
+    """Return the plan of these pieces; ``otherwise``: where those that are copied do not fit."""
+    steps, pictures, sounds = _steps(pieces, target)
+    frames = sum(piece.frames for piece in pieces) - target.overlap * (len(pieces) - 1)
+    copies = otherwise is not None
+    joining = house_parts.join_step(pictures, sounds, target.frame.rate, OUTPUT_FILE, copies=copies)
+    name = output_name(pieces[0].clip.filename, "joined")
+    return Plan(
+        steps=(*steps, joining),
+        outputs=(PlannedOutput(OUTPUT_FILE, name, "video/mp4"),),
+        result=_result(pieces, target, frames),
+        warnings=tuple(_warnings(pieces)),
+        effort=sum(step.weight for step in steps),
+        otherwise=otherwise,
+    )
 
 
 def find_target(params: ConcatenateParams, clips: Sequence[ClipInput]) -> Target:
@@ -173,18 +169,19 @@ def _even(exact: float) -> int:
     return max(2 * round(exact / 2), LEAST_PIXELS)
 
 
-def arrange(clips: Sequence[ClipInput], target: Target) -> list[Piece]:
-    """Return the pieces of the result in their order: which are copied, and why the others are not."""
+def arrange(clips: Sequence[ClipInput], target: Target, *, copies: bool = True) -> list[Piece]:
+    """Return the pieces of the result in their order: which are copied, and why the others are not.
+
+    Without ``copies`` none is.
+    """
     frame = target.frame
-    ours = headers_for(frame.width, frame.height, frame.rate)
     pieces = []
     files: dict[str, str] = {}
     for place, clip in enumerate(clips):
-        alike = clip.media.video.headers == ours
-        reason = house_profile.why_not(clip.media, frame)
-        # Of another encoder, nothing but its headers is known: not how its pictures lean on each other.
-        reason = reason or (None if alike else "its encoder wrote other headers")
-        piece = Piece(clip, graph.frames_of(clip.media, frame.rate), clip.name, reason, 0, 0)
+        reason = house_parts.why_not_ours(clip.media, frame)
+        if not copies:
+            reason = reason or UNLIKE_ITS_LOOKS
+        piece = Piece(clip, house_parts.frames_of(clip.media, frame.rate), clip.name, reason, 0, 0)
         piece = _marked(piece, target, is_first=place == 0, is_last=place == len(clips) - 1)
         if reason is not None:
             key = f"{clip.name} {piece.head} {piece.tail}"
@@ -202,8 +199,7 @@ def _marked(piece: Piece, target: Target, *, is_first: bool, is_last: bool) -> P
     head = 0 if is_first else target.overlap
     tail = piece.frames if is_last else max(piece.frames - target.overlap, head)
     if target.overlap and piece.is_copied:
-        ticks = house_profile.TIMESCALE // target.frame.rate
-        keys = [key // ticks for key in piece.clip.media.video.keyframes or () if key % ticks == 0]
+        keys = house_parts.key_frames(piece.clip.media, target.frame.rate)
         ends = (piece.frames,) if is_last else ()
         usable = [key for key in (*keys, *ends) if head <= key <= tail] or [head]
         head, tail = min(usable), max(usable)
@@ -244,8 +240,8 @@ def _check_fades(params: ConcatenateParams, pieces: Sequence[Piece], target: Tar
 # --- steps ------------------------------------------------------------------------------------
 
 
-def _steps(pieces: Sequence[Piece], target: Target) -> tuple[list[FFmpegStep], dict[str, Any]]:
-    """Return what is encoded, and what is joined then."""
+def _steps(pieces: Sequence[Piece], target: Target) -> tuple[list[FFmpegStep], Parts, Parts]:
+    """Return what is encoded, and the parts of pictures and of sound that are joined then."""
     frame = target.frame
     encoded = {
         piece.file: graph.normalise(piece, frame, _marks(piece, target))
@@ -254,10 +250,9 @@ def _steps(pieces: Sequence[Piece], target: Target) -> tuple[list[FFmpegStep], d
     }
     steps = list(encoded.values())
     if not target.overlap:
-        return steps, {
-            "pictures": [_taken(piece.file, 0, piece.frames) for piece in pieces],
-            "sounds": [_heard(piece.file, piece.frames, frame) for piece in pieces],
-        }
+        pictures = [house_parts.pictures_part(each.file, 0, each.frames) for each in pieces]
+        sounds = [house_parts.sound_part(each.file, each.frames, frame.rate) for each in pieces]
+        return steps, pictures, sounds
     pictures = []
     for place, piece in enumerate(pieces):
         if place:
@@ -265,12 +260,13 @@ def _steps(pieces: Sequence[Piece], target: Target) -> tuple[list[FFmpegStep], d
             steps.append(step)
             before = pieces[place - 1]
             length = before.frames - before.tail + piece.head - target.overlap
-            pictures.append(_taken(step.output, 0, length))
+            pictures.append(house_parts.pictures_part(step.output, 0, length))
         if piece.tail > piece.head:
-            pictures.append(_taken(piece.file, piece.head, piece.tail - piece.head))
+            count = piece.tail - piece.head
+            pictures.append(house_parts.pictures_part(piece.file, piece.head, count))
     steps.append(graph.blend_sound(pieces, frame, target.overlap, SOUND_FILE))
     total = sum(part["count"] for part in pictures)
-    return steps, {"pictures": pictures, "sounds": [_heard(SOUND_FILE, total, frame)]}
+    return steps, pictures, [house_parts.sound_part(SOUND_FILE, total, frame.rate)]
 
 
 def _marks(piece: Piece, target: Target) -> list[int]:
@@ -278,19 +274,6 @@ def _marks(piece: Piece, target: Target) -> list[int]:
     if not target.overlap:
         return []
     return [mark for mark in (piece.head, piece.tail) if 0 < mark < piece.frames]
-
-
-def _taken(file: str, first: int, count: int) -> dict[str, Any]:
-    return {"file": file, "first": first, "count": count}
-
-
-def _heard(file: str, frames: int, frame: Frame) -> dict[str, Any]:
-    return {"file": file, "samples": graph.samples_of(frames, frame.rate)}
-
-
-def _files(join: dict[str, Any]) -> tuple[str, ...]:
-    parts = [*join["pictures"], *join["sounds"]]
-    return tuple(dict.fromkeys(part["file"] for part in parts))
 
 
 # --- what the job tells -----------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,6 +9,7 @@ from fractions import Fraction
 from app.domain.media import AudioInfo, MediaInfo, VideoInfo
 from app.operations import ffmpeg, house_profile
 from app.operations.base import ClipInput, Expected, FFmpegStep
+from app.operations.house_parts import samples_of, span_filters
 from app.operations.house_profile import Frame
 
 RECIPE = "1"
@@ -21,8 +21,6 @@ DROPPED_SECONDS = Fraction(1, 2)
 """An evenly spaced clip may all the same lack a few frames where it ends: the last one stays."""
 EARLY = 0.25
 """Of a frame: where a keyframe is asked for, so that it is that frame which becomes one."""
-ROUNDING = Fraction(1, 50)
-"""Of a frame: lengths are told rounded, and what is over by so little is no further frame."""
 NEARLY_FULL = 4
 """Pixels: bars narrower than this, both together, are not worth having; the picture is stretched."""
 
@@ -45,17 +43,6 @@ class Piece:
     @property
     def is_copied(self) -> bool:
         return self.why is None
-
-
-def frames_of(media: MediaInfo, rate: int) -> int:
-    """Return how many frames of ``rate`` show all of a clip, at least one."""
-    exact = Fraction(str(media.duration_seconds)) * rate
-    return max(math.ceil(exact - ROUNDING), 1)
-
-
-def samples_of(frames: int, rate: int) -> int:
-    """Return how many samples of sound belong to so many frames: a whole number."""
-    return frames * house_profile.AUDIO_RATE // rate
 
 
 def normalise(piece: Piece, frame: Frame, marks: Sequence[int] = ()) -> FFmpegStep:
@@ -179,8 +166,8 @@ def fade(before: Piece, after: Piece, frame: Frame, overlap: int, output: str) -
         f"xfade=transition=fade:duration={overlap / rate:.6f}:offset={(first - overlap) / rate:.6f}"
     )
     graph = (
-        f"[0:V:0]{_span(before.tail, before.frames, rate)}[a];"
-        f"[1:V:0]{_span(0, last, rate)}[b];"
+        f"[0:V:0]{span_filters(before.tail, before.frames, rate)}[a];"
+        f"[1:V:0]{span_filters(0, last, rate)}[b];"
         f"[a][b]{mix},{house_profile.last_filters(rate, length)}[v]"
     )
     return FFmpegStep(
@@ -200,13 +187,6 @@ def fade(before: Piece, after: Piece, frame: Frame, overlap: int, output: str) -
         ),
         pixels=frame.width * frame.height * 2,
     )
-
-
-def _span(first: int, stop: int, rate: int) -> str:
-    ticks = house_profile.TIMESCALE // rate
-    cut = f"trim=start_pts={first * ticks}:end_pts={stop * ticks}"
-    even = f"setpts=PTS-{first * ticks},fps={rate}:start_time=0"
-    return f"{cut},{even},tpad=stop_mode=clone:stop=1,trim=end_frame={stop - first}"
 
 
 def _joined(piece: Piece, frame: Frame, from_seconds: Fraction | None) -> tuple[str, ...]:

@@ -73,11 +73,14 @@ def rate_for(video: VideoInfo | None) -> int:
     return USUAL_RATE
 
 
-def video_output(rate: int = USUAL_RATE) -> tuple[str, ...]:
-    """Return the output options of pictures. They must come out of the filters with ``last_filters``."""
+def video_output(rate: int = USUAL_RATE, *, crf: str = CRF) -> tuple[str, ...]:
+    """Return the output options of pictures. They must come out of the filters with ``last_filters``.
+
+    ``crf`` is not in the headers: parts of different quality join.
+    """
     return (
         *("-fps_mode", "cfr", "-r", str(rate)),
-        *("-c:v", "libx264", "-preset", PRESET, "-crf", CRF, "-profile:v", "high", "-level", LEVEL),
+        *("-c:v", "libx264", "-preset", PRESET, "-crf", crf, "-profile:v", "high", "-level", LEVEL),
         *("-pix_fmt", "yuv420p", "-g", str(GROUP_SECONDS * rate)),
         # Else the headers would depend on settings that do not change what is decoded.
         *("-x264-params", "stitchable=1:open-gop=0", "-threads", ffmpeg.THREADS),

@@ -8,8 +8,12 @@ from pydantic import Field, model_validator
 from app.domain.jobs import InputRole
 from app.operations.base import ClipInput, InputRule, Params, Plan
 from app.operations.trim_copy import copy_plan, find_start, why_no_copy
-from app.operations.trim_cut import SpanParams, find_cut
+from app.operations.trim_cut import Cut, SpanParams, find_cut
+from app.operations.trim_edges import edges_plan, find_edges
 from app.operations.trim_exact import exact_plan
+
+NOT_AS_IT_SEEMS = "Not copied: read in full, the clip is stored otherwise than it seemed. "
+"""Said of a cut for which copying was tried."""
 
 
 class TrimParams(SpanParams):
@@ -48,17 +52,25 @@ class Trim:
     releases_inputs: ClassVar[bool] = False
 
     def plan(self, params: TrimParams, sources: Sequence[ClipInput]) -> Plan:
-        """Return the one step of a cut.
+        """Return the steps of a cut.
 
         Raises ``TrimOutOfRange`` naming the clip's length; ``CannotCopy`` in the mode copy.
         """
         (clip,) = sources
         cut = find_cut(params, clip.media)
         if params.mode == "exact":
-            return exact_plan(clip, cut)
+            return _exact(clip, cut)
         if params.mode == "copy":
             return copy_plan(clip, cut, find_start(clip.media, cut))
         why = why_no_copy(clip.media, cut)
         if why:
-            return exact_plan(clip, cut, f"Not copied: {why} ")
-        return copy_plan(clip, cut, find_start(clip.media, cut))
+            return _exact(clip, cut, f"Not copied: {why} ")
+        start = find_start(clip.media, cut)
+        return copy_plan(clip, cut, start, exact_plan(clip, cut, NOT_AS_IT_SEEMS))
+
+
+def _exact(clip: ClipInput, cut: Cut, why: str = "") -> Plan:
+    edges = find_edges(clip.media, cut)
+    if edges is None:
+        return exact_plan(clip, cut, why)
+    return edges_plan(clip, edges, exact_plan(clip, cut, f"{why}{NOT_AS_IT_SEEMS}"), why)

@@ -45,8 +45,11 @@ def find_start(media: MediaInfo, cut: Cut) -> int:
     return _starts(media, cut)[-1]
 
 
-def copy_plan(clip: ClipInput, cut: Cut, first: int) -> Plan:
-    """Return the one step that copies from the keyframe ``first`` on."""
+def copy_plan(clip: ClipInput, cut: Cut, first: int, otherwise: Plan | None = None) -> Plan:
+    """Return the one step that copies from the keyframe ``first`` on.
+
+    ``otherwise``: what to do where that cannot be; without it the job fails with ``CannotCopy``.
+    """
     media = clip.media
     tick = Fraction(media.video.time_base)
     start = (first - media.video.start_pts) * tick
@@ -88,6 +91,7 @@ def copy_plan(clip: ClipInput, cut: Cut, first: int) -> Plan:
             ),
         },
         warnings=tuple(_changes(media, cut, start)),
+        otherwise=otherwise,
     )
 
 

@@ -19,7 +19,7 @@ from app.services.job_publication import Publication
 from app.services.job_run import LeaseKeeper, Run, Stop
 from app.services.job_steps import JobSteps
 from app.services.ports import ProgressCallback
-from app.services.workshop import Workshop
+from app.services.workshop import Workplace, Workshop
 
 logger = structlog.get_logger(__name__)
 
@@ -116,23 +116,41 @@ class JobRunner:
     async def _make(self, run: Run) -> tuple[Plan, Path]:
         run.stage = "preparing"
         place = await self._workshop.prepare(run.job)
-        total = sum(step.weight for step in place.plan.steps) or 1.0
-        done = 0.0
-        plan, numbers = place.plan, dict[str, int]()
-        for planned in plan.steps:
-            step = _with_numbers(planned, numbers)
-            run.stage = step.name
-            report = _progress_of(run, done / total, step.weight / total)
-            facts = await self._steps.run(run, step, place.folder, report)
-            numbers.update(facts.numbers)
-            plan = _with_facts(plan, facts)
-            done += step.weight
-            run.advance(100 * done / total)
+        plan = await self._carry_out_or_otherwise(run, place)
         if run.reused:
             plan = replace(plan, effort=0.0)  # how long it took says nothing of the machine
         run.stage = "publishing"
         await self._publication.inspect(run, plan, place.folder)
         return plan, place.folder
+
+    async def _carry_out_or_otherwise(self, run: Run, place: Workplace) -> Plan:
+        otherwise = place.plan.otherwise
+        try:
+            return await self._carry_out(run, place.plan, place.folder)
+        except place.plan.gives_way_to as error:
+            if otherwise is None:
+                raise
+            logger.info("job.otherwise", code=error.code, reason=error.detail)
+        # Both together could need more room than there is, and a kept result is taken under its name.
+        await self._workshop.clear(run.job, place.plan)
+        run.reused = 0
+        plan = await self._carry_out(run, otherwise, place.folder)
+        return replace(plan, effort=0.0)  # how long it took was not spent on this alone
+
+    async def _carry_out(self, run: Run, plan: Plan, folder: Path) -> Plan:
+        """Run the steps, and return the plan with what they learned."""
+        total = sum(step.weight for step in plan.steps) or 1.0
+        done, numbers = 0.0, dict[str, int]()
+        for planned in plan.steps:
+            step = _with_numbers(planned, numbers)
+            run.stage = step.name
+            report = _progress_of(run, done / total, step.weight / total)
+            facts = await self._steps.run(run, step, folder, report)
+            numbers.update(facts.numbers)
+            plan = _with_facts(plan, facts)
+            done += step.weight
+            run.advance(100 * done / total)
+        return plan
 
     async def _end(self, run: Run) -> None:
         if run.closed is None and run.stop is Stop.CANCELLED:

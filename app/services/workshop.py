@@ -11,7 +11,7 @@ from app.domain.errors import AppError, InputsDeleted, InvalidParams
 from app.domain.jobs import InputRole, Job, JobInput
 from app.domain.outputs import Output
 from app.domain.uploads import Upload
-from app.operations.base import ClipInput, JobSource, Operation, Plan
+from app.operations.base import ClipInput, JobSource, Operation, Plan, PythonStep
 from app.operations.registry import Registry
 from app.services.input_digests import InputDigests
 from app.services.job_inputs import Inputs
@@ -74,6 +74,16 @@ class Workshop:
             raise InvalidParams(msg) from error
         return Workplace(folder, operation.plan(params, found))
 
+    async def clear(self, job: Job, plan: Plan) -> None:
+        """Delete what the steps of a plan have left in the folder of the job's present attempt.
+
+        Raises StorageFailed.
+        """
+        folder = layout.scratch_path(job.id, job.attempt)
+        for name in _written_by(plan):
+            for path in (f"{folder}/{name}", f"{folder}/{name}.part"):
+                await self._files.delete(path)
+
     async def look_at(
         self, inputs: Sequence[JobInput], sources: Sequence[Upload | Output]
     ) -> list[JobSource]:
@@ -106,6 +116,14 @@ class Workshop:
     async def try_plan(self, operation: Operation, params: object, inputs: Inputs) -> Plan:
         """Plan without doing, so that impossible work is refused at once."""
         return operation.plan(params, await self.look_at(inputs.items, inputs.sources))
+
+
+def _written_by(plan: Plan) -> list[str]:
+    """Return the names of the files that the steps of a plan write."""
+    names: list[str] = []
+    for step in plan.steps:
+        names += step.outputs if isinstance(step, PythonStep) else (step.output,)
+    return names
 
 
 def _named(error: AppError, number: int, source: Upload | Output) -> AppError:

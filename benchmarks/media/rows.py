@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.operations.base import Plan
+from app.operations.base import ClipInput, Plan
 from benchmarks.media.workbench import Workbench
 
 INTRO = {"team": "Harbour Engineering", "full_name": "Ada Lovelace", "role": "Analyst"}
@@ -97,6 +97,7 @@ async def rows(bench: Workbench, seconds: int) -> list[Row]:
             ours(bench.plan("trim", cut, [source])),
             plain(*threads, *span, *X264, "-crf", "18", *AAC),
         ),
+        await _own_trim(bench, clip, seconds, out),
         Row(
             "copy trim",
             f"the same trim as a copy from the keyframe before ({length:g} s)",
@@ -109,15 +110,39 @@ async def rows(bench: Workbench, seconds: int) -> list[Row]:
     ]
 
 
+async def _own(bench: Workbench, clip: Path, name: str) -> tuple[ClipInput, str]:
+    """Render an own output, which has the house profile; return it as an input, and its file."""
+    plan = bench.plan("intro", INTRO, [await bench.source(clip, _name(1))])
+    await bench.run(plan)
+    made = bench.folder / plan.outputs[0].file
+    own = bench.folder / f"own-{name}.mp4"
+    await asyncio.to_thread(made.rename, own)
+    return await bench.source(own, name), own.name
+
+
+async def _own_trim(bench: Workbench, clip: Path, seconds: int, out: tuple[str, ...]) -> Row:
+    """An exact cut of an own output, both ends between keyframes: little has to be encoded."""
+    source, file = await _own(bench, clip, _name(3))
+    begin, length = seconds / 10 + 0.3, seconds * 0.8
+    span = ("-ss", f"{begin}", "-i", file, "-t", f"{length}")
+    cut = bench.plan("trim", {"start": begin, "end": begin + length}, [source])
+    return Row(
+        "own trim",
+        f"exact trim of {length:g} s out of {seconds} s of an own output",
+        "`-ss` and `-t` with the same encoder settings",
+        1.1,
+        0.3,
+        lambda: bench.run(cut),
+        lambda: bench.bare("-threads", str(bench.threads), *span, *X264, "-crf", "18", *AAC, *out),
+    )
+
+
 async def _concatenation(bench: Workbench, clip: Path, out: tuple[str, ...]) -> Row:
-    """Five of our own outputs, which have the house profile, joined; the plain line encodes anew."""
+    """Five of our own outputs joined; the plain line encodes anew."""
     names, sources = [_name(10 + n) for n in range(5)], []
     for name in names:
-        plan = bench.plan("intro", INTRO, [await bench.source(clip, _name(1))])
-        await bench.run(plan)
-        made = bench.folder / plan.outputs[0].file
-        await asyncio.to_thread(made.rename, bench.folder / f"own-{name}.mp4")
-        sources.append(await bench.source(bench.folder / f"own-{name}.mp4", name))
+        source, _ = await _own(bench, clip, name)
+        sources.append(source)
     inputs = [word for name in names for word in ("-i", f"own-{name}.mp4")]
     pads = "".join(f"[{n}:v][{n}:a]" for n in range(5))
     graph = ("-filter_complex", f"{pads}concat=n=5:v=1:a=1[v][a]", "-map", "[v]", "-map", "[a]")

@@ -53,7 +53,7 @@ from app.services.stills import StillLooks
 from app.services.workshop import Looks, Workshop
 from tests.factories import make_batch, make_completed_upload, make_session
 from tests.fakes.media import CLIP, FakeProbe, FakeStills
-from tests.fakes.steps import Album, FakeSteps, Join, Polish
+from tests.fakes.steps import Album, Detour, FakeSteps, Join, Polish
 
 T = TypeVar("T")
 
@@ -141,7 +141,7 @@ class House:
         db, files = db_through(real_db), files_through(LocalFiles(DataFolder(root)))
         disposal = Disposal(db, files, clock, metrics)
         steps, probe, worker = FakeSteps(), FakeProbe(), new_id()
-        registry = Registry([Polish(), Join(), Album(), Trim(), MoodleLog()])
+        registry = Registry([Polish(), Join(), Album(), Detour(), Trim(), MoodleLog()])
         real_probe, real_steps = tools or (probe, steps)
         looks = Looks(
             media=MediaService(db, files, real_probe),

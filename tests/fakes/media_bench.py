@@ -72,10 +72,11 @@ class MediaBench:
     ) -> tuple[Path, Plan]:
         """Return the result and the plan, with what the run learned put into its ``result``."""
         plan = await self.plan(clip, TrimParams(start=start, end=end, mode=mode))
-        (step,) = plan.steps
-        facts = await self.steps.run(step, self.folder, self.reported.append)
-        done = replace(plan, result={**plan.result, **facts.result})
-        return self.folder / outputs_of(step)[0], done
+        learned = {
+            key: told for facts in await self.run_plan(plan) for key, told in facts.result.items()
+        }
+        (output,) = plan.outputs
+        return self.folder / output.file, replace(plan, result={**plan.result, **learned})
 
     async def look(self, path: Path) -> MediaInfo:
         return await self.probe.probe(path)

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -130,6 +131,23 @@ class Album(Polish):
             result={"pages": len(sources)},
             effort=10.0,
         )
+
+
+class Detour(Album):
+    """An album that has another plan for when the binding turns out to be impossible."""
+
+    name: ClassVar[str] = "detour"
+
+    def plan(self, params: PolishParams, sources: Sequence[ClipInput]) -> Plan:
+        album = super().plan(params, sources)
+        sewn = Plan(
+            steps=(*album.steps[:-1], make_step("sew", weight=1.0)),
+            outputs=(PlannedOutput("sew.mp4", "sewn.mp4", "video/mp4"),),
+            result={"way": "sewn"},
+            warnings=("It is sewn.",),
+            effort=5000.0,
+        )
+        return replace(album, warnings=("It is bound.",), otherwise=sewn)
 
 
 def _key(clip: ClipInput, params: PolishParams) -> str | None:

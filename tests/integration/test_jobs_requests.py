@@ -375,7 +375,7 @@ async def test_operations_tell_their_inputs_and_the_schema_of_their_parameters(
 ) -> None:
     polish, *others = house.jobs.operations()
     names = [polish.name, *(each.name for each in others)]
-    assert names == ["polish", "join", "album", "trim", "moodle-log"]
+    assert names == ["polish", "join", "album", "detour", "trim", "moodle-log"]
     assert polish.inputs[0].maximum == 1
     assert polish.params["properties"]["until"]["maximum"] == 100
     assert polish.params["additionalProperties"] is False

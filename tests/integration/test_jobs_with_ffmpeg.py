@@ -8,14 +8,17 @@ from pathlib import Path
 import psutil
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from app.domain import layout
 from app.domain.access import OWNER
 from app.domain.errors import TrimOutOfRange
 from app.domain.jobs import Job, JobStatus
 from app.infrastructure.media.ffmpeg_locator import FFmpeg, locate_ffmpeg
+from app.operations import trim_edges
 from app.services.job_requests import JobRequest
-from tests.fakes.clips import ClipSpec, make_clip
+from tests.fakes.clips import ClipSpec, make_clip, read_frames
+from tests.fakes.house_clips import OPEN, make_house_clip
 from tests.fakes.job_house import House, eventually, prepare
 from tests.fakes.media_bench import MediaBench, open_bench, scripted_ffmpeg
 
@@ -66,6 +69,34 @@ async def test_a_trim_runs_from_request_to_output(
         await house.close()
 
 
+async def test_what_turns_out_not_to_be_copyable_is_encoded_and_progress_never_goes_back(
+    tmp_path: Path, bench: MediaBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trim_edges, "LEAST_MEGAPIXELS", 5)
+    ffmpeg = bench.ffmpeg.path
+    path = await asyncio.to_thread(make_house_clip, tmp_path, ffmpeg, x264=OPEN)
+    house = build(tmp_path / "data", bench)
+    try:
+        batch, _ = await house.add_batch(await asyncio.to_thread(path.read_bytes))
+        request = JobRequest("trim", {"start": 1.1, "end": 11}, batch_id=batch.id)
+        view = (await house.jobs.create(OWNER, request)).view
+        reached: list[float] = []
+        with capture_logs() as logs:
+            house.engine.start(house.runner)
+            row = await eventually(lambda: ended(house, view.job.id, reached), seconds=60)
+        assert (row.status, row.error, row.attempt) == (JobStatus.COMPLETED, None, 1)
+        assert row.result is not None
+        assert row.result["reason"].startswith("Not copied: read in full,")
+        assert [line["event"] for line in logs].count("job.otherwise") == 1
+        assert reached == sorted(reached)
+        (output,) = await house.outputs(row.id)
+        shown = await asyncio.to_thread(read_frames, house.root / layout.output_path(output.id))
+        assert [each.number for each in shown] == list(range(33, 330))
+        assert house.leftovers() == [layout.output_path(output.id)]
+    finally:
+        await house.close()
+
+
 async def test_cancelling_kills_ffmpeg_within_three_seconds_even_if_it_will_not_go(
     tmp_path: Path, clip: bytes
 ) -> None:
@@ -96,8 +127,11 @@ async def test_cancelling_kills_ffmpeg_within_three_seconds_even_if_it_will_not_
             await house.close()
 
 
-async def ended(house: House, job_id: str) -> Job | None:
+async def ended(house: House, job_id: str, reached: list[float] | None = None) -> Job | None:
+    """The row once it has ended; ``reached`` takes the progress that was seen."""
     row = await house.row(job_id)
+    if reached is not None:
+        reached.append(row.progress or 0.0)
     return None if row.status.is_active else row
 
 

@@ -14,8 +14,9 @@ import pytest
 from app.domain.errors import InputDamaged, RenderFailed
 from app.operations import house_profile
 from app.operations.base import PythonStep
-from app.operations.concatenate import PROGRAM, UNDECODED, ConcatenateParams
+from app.operations.concatenate import ConcatenateParams
 from app.operations.house_headers import headers_for
+from app.operations.house_parts import PROGRAM, UNDECODED
 from tests.fakes.clips import difference, read_frames
 from tests.fakes.joining import (
     Mark,
@@ -360,7 +361,11 @@ async def refused(
 ) -> str:
     """Return why the files A and B of the bench's folder cannot be joined like that."""
     told = {"options": UNDECODED, "rate": 30, "pictures": pictures}
-    arguments = {**told, "sounds": [{"file": "A", "samples": samples}]}
+    arguments = {
+        **told,
+        "sounds": [{"file": "A", "samples": samples}],
+        "unfit": RenderFailed.code,
+    }
     step = PythonStep("joining", 1.0, PROGRAM, arguments, ("A", "B"), ("joined.mp4",))
     with pytest.raises(RenderFailed) as caught:
         await bench.run(step)

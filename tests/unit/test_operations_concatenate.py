@@ -10,7 +10,7 @@ from app.domain.errors import InvalidInputs, InvalidParams, MediaOverLimits
 from app.domain.jobs import InputRole, JobInput
 from app.domain.media import AudioInfo, MediaInfo, VideoInfo, media_from_json
 from app.operations import concatenate_graph as graph
-from app.operations import house_profile
+from app.operations import house_parts, house_profile
 from app.operations.base import ClipInput, FFmpegStep, Plan, PythonStep
 from app.operations.concatenate import Concatenate, ConcatenateParams
 from app.operations.house_headers import SOUND_HEADERS, headers_for
@@ -239,8 +239,8 @@ def test_a_clip_is_fitted_as_a_whole_in_even_pixels(
 def test_lengths_are_rounded_up_to_whole_pictures_but_not_for_nothing() -> None:
     lengths = [(10.0, 300), (10.01, 301), (9.999999, 300), (10.000001, 300), (0.001, 1)]
     for seconds, frames in lengths:
-        assert graph.frames_of(house(seconds), 30) == frames
-        assert graph.samples_of(frames, 30) == frames * 1600
+        assert house_parts.frames_of(house(seconds), 30) == frames
+        assert house_parts.samples_of(frames, 30) == frames * 1600
 
 
 # --- limits -------------------------------------------------------------------------------------

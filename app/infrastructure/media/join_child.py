@@ -3,8 +3,9 @@
     join_child.py ARGUMENTS_JSON INPUT... OUTPUT
 
 ARGUMENTS_JSON: {"options": {..}, "rate", "pictures": [{"file", "first", "count"}],
-"sounds": [{"file", "samples"}]}: ``file`` names one of the inputs, ``first`` a keyframe of it, both
-counted in frames of ``rate``. Answers as ``telling`` does.
+"sounds": [{"file", "samples"}], "unfit"}: ``file`` names one of the inputs, ``first`` a keyframe of
+it, both counted in frames of ``rate``; ``unfit`` is the code for parts that do not fit together.
+Answers as ``telling`` does.
 
 Pictures lie exactly behind each other. Packets of sound are 1024 samples long and cannot be cut, so
 each file's sound begins at the nearest place of one grid: at most 11 ms beside its pictures, never
@@ -14,7 +15,7 @@ adding up, without a gap or an overlap.
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from heapq import merge
 from pathlib import Path
@@ -44,6 +45,13 @@ MISSING_PACKETS = 3
 WRITING_SHARE = 0.9
 """Of the time; the rest is reading the result again."""
 MP4 = {"movflags": "+faststart", "video_track_timescale": str(TICKS), "fflags": "+bitexact"}
+
+
+LENGTH_BYTES = 4
+"""Of a unit of a picture; the headers that all files share say so."""
+KIND_BITS, IDR = 31, 5
+DELIMITER = bytes((0, 0, 0, 2, 9, 16))
+"""A unit that says that a picture begins, which stands for itself."""
 
 
 class UnfitError(Exception):
@@ -90,14 +98,43 @@ def packets_of(container: InputContainer, stream: Stream) -> Iterator["Packet[An
 def pictures(inputs: Inputs, parts: Sequence[dict[str, Any]], rate: int) -> Iterator[Placed]:
     """Yield the pictures of all parts, each part behind the one before it."""
     begin, headers = 0, b""
+    is_after_keyframe = False
     for part in parts:
         with inputs.open(part["file"]) as container:
             video = container.streams.video[0]
             own = bytes(video.codec_context.extradata or b"")
             if own != (headers := headers or own):
                 raise UnfitError("The headers of the pictures differ")
-            yield from part_of(container, part, rate, begin)
+            for number, placed in enumerate(part_of(container, part, rate, begin)):
+                is_keyframe = placed.packet.is_keyframe
+                is_seam = number == 0 and is_after_keyframe
+                yield replace(placed, packet=set_apart(placed.packet)) if is_seam else placed
+                is_after_keyframe = is_keyframe
         begin += part["count"] * TICKS // rate
+
+
+def kinds_of(packet: "Packet[Any]") -> set[int]:
+    """Return the kinds of units that a picture is made of. Raises where they do not fill it."""
+    data, at = memoryview(packet), 0
+    kinds: set[int] = set()
+    while at < len(data):
+        length = int.from_bytes(data[at : at + LENGTH_BYTES], "big")
+        begin, at = at + LENGTH_BYTES, at + LENGTH_BYTES + length
+        if length == 0 or at > len(data):
+            raise UnfitError("A picture of it is damaged")
+        kinds.add(data[begin] & KIND_BITS)
+    return kinds
+
+
+def set_apart(packet: "Packet[Any]") -> "Packet[Any]":
+    """Return the packet with a unit in front that says that a picture begins.
+
+    Two pictures that stand for themselves and follow each other differ by a number, so that they are
+    not taken for two parts of one; those of two encoders may have the same.
+    """
+    marked: Packet[Any] = Packet(DELIMITER + bytes(packet))
+    marked.is_keyframe = packet.is_keyframe
+    return marked
 
 
 def part_of(
@@ -123,6 +160,9 @@ def part_of(
             continue
         if is_over or shown < first or packet.has_sidedata("new_extradata"):
             raise UnfitError("Its pictures cannot be taken apart where they must be")
+        # What merely promises that all can be decoded from it on still counts on what was before it.
+        if packet.is_discard or (IDR not in kinds_of(packet) and count == 0):
+            raise UnfitError("Its pictures lean on what would not be there")
         # One or two pictures are stored as if nothing were ever reordered: beside others they are late.
         decoded = min(decoded, first + (count - REORDERED) * length)
         count += 1
@@ -222,7 +262,10 @@ def join(asked: dict[str, Any], target: str) -> dict[str, Any]:
             packet.time_base = ticks_of[stream.index]
             packet.pts, packet.dts, packet.duration = placed.shown, placed.decoded, placed.length
             packet.stream = stream
-            result.mux(packet)
+            try:
+                result.mux(packet)
+            except av.error.ArgumentError as error:
+                raise UnfitError("The times of its pictures do not go together") from error
             teller.reach(placed.turn * rate / (SHARED * frames) * WRITING_SHARE)
     return check(inputs, target, frames, rate)
 
@@ -252,15 +295,17 @@ def check(inputs: Inputs, target: str, frames: int, rate: int) -> dict[str, Any]
 
 
 def main(arguments: list[str]) -> int:
+    asked = json.loads(arguments[0])
     try:
-        tell_facts(join(json.loads(arguments[0]), arguments[-1]))
+        tell_facts(join(asked, arguments[-1]))
     except UnfitError as unfit:
-        tell_refusal("render_failed", f"The clips could not be joined: {unfit}.", {})
-        return 1
+        what = str(unfit)
     except av.error.InvalidDataError as error:
-        tell_refusal("input_damaged", f"A clip is damaged ({error.strerror}).", {})
-        return 1
-    return 0
+        what = f"It is damaged ({error.strerror})"
+    else:
+        return 0
+    tell_refusal(asked["unfit"], f"The clips could not be joined: {what}.", {})
+    return 1
 
 
 if __name__ == "__main__":
