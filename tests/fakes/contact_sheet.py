@@ -26,7 +26,7 @@ from app.domain.media import StillInfo
 from app.infrastructure.drawing.drawing import draw
 from app.infrastructure.drawing.fonts import FontAlphabet
 from app.infrastructure.drawing.scene_reading import scene_from_json
-from app.infrastructure.media.ffmpeg_locator import locate_ffmpeg
+from app.infrastructure.media.ffmpeg_locator import FFmpeg, locate_ffmpeg
 from app.operations.base import ClipInput, FFmpegStep, Plan, PythonStep, StillInput
 from app.operations.ffmpeg import complete, put_in
 from app.operations.house_profile import PRESET
@@ -188,7 +188,7 @@ class Studio:
     """A folder with made-up material in it, where plans are rendered."""
 
     folder: Path
-    ffmpeg: str = field(default_factory=lambda: str(locate_ffmpeg(None).path))
+    ffmpeg: FFmpeg = field(default_factory=lambda: locate_ffmpeg(None))
     seconds: float = SECONDS
 
     def sources(self, roles: Sequence[InputRole]) -> list[Any]:
@@ -203,7 +203,7 @@ class Studio:
     def _clip(self) -> ClipInput:
         path = self.folder / CLIP
         if not path.exists():
-            make_scenery(path, self.ffmpeg, self.seconds)
+            make_scenery(path, str(self.ffmpeg.path), self.seconds)
         media = asyncio.run(_probe(path))
         return ClipInput(CLIP, media, "harbour.mp4")
 
@@ -231,9 +231,9 @@ class Studio:
         scene = scene_from_json(drawing.arguments)
         numbers = self.draw(scene)
         hasty = ["ultrafast" if a == PRESET else a for a in put_in(rendering.arguments, numbers)]
-        arguments = complete(hasty, threads=2, major=9)
+        arguments = complete(hasty, threads=2, major=self.ffmpeg.major)
         target = self.folder / f"{name}.mp4"
-        command = [self.ffmpeg, "-v", "error", "-y", *arguments, f"file:{target.name}"]
+        command = [str(self.ffmpeg.path), "-v", "error", "-y", *arguments, f"file:{target.name}"]
         subprocess.run(command, cwd=self.folder, check=True)
         return target
 

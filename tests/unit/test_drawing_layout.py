@@ -1,5 +1,6 @@
 """Scenes as they are laid out and painted, measured in pixels: places, edges, shadows, gradients."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from app.operations.templates.scene import (
     Picture,
     Plate,
     Region,
+    Ripples,
     Row,
     Scene,
     Shadow,
@@ -57,9 +59,12 @@ def test_a_scene_survives_its_journey_as_json() -> None:
     whole = scene(
         region(Row((DISC, Column((text("a"), Shape(0, 3, WHITE)), 4)), 5, Anchor.END), plate),
         region(Glow(4, 4, WHITE, 0.5), across=Anchor.CENTER, overlay=True),
+        region(Ripples(4, 4, WHITE, "#000000", 90, WHITE, 0.1, 2, 2, (1, 2))),
+        Region(0, 0, 9, 9, (Element("a", DISC), Element("b", DISC, above=7))),
         is_rtl=True,
     )
     assert scene_from_json(whole.as_json()) == whole
+    assert scene_from_json(json.loads(json.dumps(whole.as_json()))) == whole
 
 
 # --- places -------------------------------------------------------------------------------------
@@ -90,6 +95,17 @@ def test_a_stack_keeps_its_gap_and_an_overlay_has_none(tmp_path: Path) -> None:
     assert (stacked.ink("e0")[1], stacked.ink("e1")[1]) == (30, 80)
     over = draw_scene(tmp_path, scene(region(*bars, gap=10, overlay=True)))
     assert (over.ink("e0")[1], over.ink("e1")[1]) == (30, 30)
+
+
+def test_an_element_may_stand_at_a_distance_of_its_own(tmp_path: Path) -> None:
+    bar = Shape(60, 20, WHITE)
+    near, far = Element("near", bar, above=4), Element("far", bar, above=30)
+    stack = (Element("first", bar, above=50), near, far, Element("last", bar))
+    for height, gaps in ((200, (4, 30, 10)), (102, (2, 15, 5))):
+        drawn = draw_scene(tmp_path, scene(Region(40, 30, 300, height, stack, gap=10)))
+        boxes = [drawn.place(each.name) for each in stack]
+        assert boxes[0][1] == 30
+        assert [b[1] - a[3] for a, b in pairwise(boxes)] == pytest.approx(gaps, abs=1)
 
 
 def test_a_row_runs_leftwards_where_the_scene_does(tmp_path: Path) -> None:
@@ -222,6 +238,18 @@ def test_a_gradient_goes_from_one_colour_to_the_other(tmp_path: Path) -> None:
         mean = ImageStat.Stat(image.crop((x - 1, 0, x + 1, 40))).mean
         assert mean[:3] == pytest.approx(expected, abs=3)
         assert mean[3] == 255
+
+
+def test_ripples_are_discs_upon_each_other_over_a_gradient(tmp_path: Path) -> None:
+    water = Ripples(200, 100, "#202020", "#202020", 90, WHITE, 0.2, 0, 50, (40, 90))
+    image = draw_node(tmp_path, water).images["it"]
+    assert image.getchannel("A").getextrema() == (255, 255)
+    red = image.getchannel("R")
+    reds = [red.getpixel((x, 50)) for x in (10, 60, 150)]
+    outer = 0x20 + 0.2 * (255 - 0x20)
+    assert reds == pytest.approx([outer + 0.2 * (255 - outer), outer, 0x20], abs=2)
+    # Slanting along an edge there are values between the two: it is soft.
+    assert len(set(red.crop((70, 0, 95, 100)).tobytes())) > 8
 
 
 def test_a_glow_is_bright_in_its_middle_and_nothing_at_its_edge(tmp_path: Path) -> None:

@@ -181,6 +181,17 @@ def test_text_wraps_before_it_shrinks_and_its_lines_are_about_as_long() -> None:
     assert 0.7 < len(lines[0]) / len(lines[1]) < 1.4
 
 
+def test_the_last_word_of_a_paragraph_has_company_where_there_is_room_for_it() -> None:
+    words = (
+        "The water of the pond drives the wheel for hours after the gate has closed behind the tide"
+    )
+    # So wide that lines filled to their ends would leave a word of them over.
+    for width, count in ((530, 6), (630, 5), (820, 4)):
+        lines, size, _ = fit(words, width, lines=8)
+        assert (" ".join(lines), size, len(lines)) == (words, 60, count)
+        assert " " in lines[-1]
+
+
 def test_a_long_word_shrinks_before_it_is_broken() -> None:
     assert fit("Donaudampfschifffahrt", 500)[1:] == (fit("Donaudampfschifffahrt", 500)[1], False)
     assert 30 < fit("Donaudampfschifffahrt", 500)[1] < 60

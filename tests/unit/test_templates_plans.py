@@ -18,8 +18,8 @@ from app.operations.base import ClipInput, FFmpegStep, Plan, PythonStep, StillIn
 from app.operations.ffmpeg import drawn_picture, put_in
 from app.operations.registry import default_registry
 from app.operations.templates.params import ASPECTS, Aspect
-from app.operations.templates.scene import Scene
-from app.operations.templates.style import make_style
+from app.operations.templates.scene import Scene, Text
+from app.operations.templates.style import Step, make_style
 from app.operations.templates.template import Template
 
 VIDEO = VideoInfo(
@@ -211,6 +211,58 @@ def test_the_shape_is_the_one_nearest_to_the_clip_unless_asked_for() -> None:
     assert plan("intro", upright).result["aspect"] == "9:16"
     assert plan("intro", upright, aspect="1:1").result["width"] == 1080
     assert plan("persona", STILL).result["aspect"] == "1:1"
+
+
+def test_what_says_little_is_written_larger_and_steps_are_as_large_as_each_other() -> None:
+    def size(name: str, element: str, **words: Any) -> int:
+        operation = default_registry(FontAlphabet()).get(name)
+        wish = operation.params_model.model_validate({**WORDS[name], **words})
+        regions = scene_of(operation.plan(wish, [])).regions
+        node = next(e.node for r in regions for e in r.elements if e.name == element)
+        assert isinstance(node, Text)
+        return node.size
+
+    usual = make_style("16:9", None).size(Step.DISPLAY)
+    for name, element in (("announcement", "title"), ("closing", "message")):
+        assert size(name, element) == round(usual * 1.5)
+        assert size(name, element, **{element: "W" * 20}) in range(usual + 1, round(usual * 1.5))
+        assert size(name, element, **{element: "W" * 40}) == usual
+    steps = ["One", "Two of them, and rather long at that"]
+    assert size("how-it-works", "step_1", steps=steps) == size(
+        "how-it-works", "step_2", steps=steps
+    )
+    assert size("how-it-works", "step_1") > size("how-it-works", "step_1", steps=steps)
+
+
+def test_a_clip_of_another_shape_stands_where_it_leaves_room_for_text() -> None:
+    upright = replace(CLIP, media=replace(MEDIA, video=replace(VIDEO, rotation=90)))
+
+    def place(planned: Plan) -> tuple[int, int]:
+        found = re.search(r"\[soft\]\[sharp\]overlay=x='(\d+)':y='(\d+)'", graph_of(planned))
+        assert found is not None
+        return int(found[1]), int(found[2])
+
+    wide = round(1080 * 9 / 16 / 2) * 2
+    assert place(plan("intro", upright, aspect="16:9")) == ((1920 - wide) // 4 * 2, 0)
+    style = make_style("16:9", None)
+    x, _ = place(plan("announcement", upright, aspect="16:9"))
+    assert style.safe.x + style.units(72) < x <= 1920 - wide
+    hebrew = "\u05e9\u05dc\u05d5\u05dd"
+    mirrored, _ = place(plan("announcement", upright, aspect="16:9", title=hebrew))
+    assert mirrored == pytest.approx(1920 - wide - x, abs=4)
+    # In a square a wide clip stands at the top, in an upright frame there is room above, for a logo.
+    assert place(plan("intro", aspect="1:1")) == (0, 0)
+    assert place(plan("intro", aspect="9:16"))[1] > make_style("9:16", None).safe.y
+
+
+def test_an_upright_portrait_gives_room_to_long_text() -> None:
+    def height(**words: Any) -> int:
+        regions = scene_of(plan("persona", STILL, aspect="9:16", **words)).regions
+        return next(r.height for r in regions if r.elements[0].name == "still")
+
+    assert height() == 84 * 12
+    assert height(quote="Words " * 45, traits=["Curious"] * 5) == (84 - 22) * 12
+    assert 62 * 12 < height(quote="Words " * 25) <= 84 * 12
 
 
 def test_from_right_to_left_everything_is_mirrored() -> None:

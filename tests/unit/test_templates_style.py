@@ -10,7 +10,9 @@ from app.operations.templates.style import (
     DIM,
     GLOW,
     PLATE,
+    RIPPLE,
     SCRIM,
+    SEEN,
     Step,
     make_palette,
     make_style,
@@ -28,7 +30,12 @@ def test_text_is_readable_on_everything_it_may_stand_on_whatever_the_accent(acce
     for picture in ("#FFFFFF", "#000000", "#808080"):
         grounds.append(mix(picture, palette.deep, SCRIM))
         grounds.append(mix(picture, palette.base, PLATE))
+    discs = 4
+    rippled = mix(palette.base, palette.glows[0], 1 - (1 - RIPPLE) ** discs)
+    grounds += [mix(rippled, glow, GLOW) for glow in palette.glows]
+    assert contrast(palette.accent, palette.base) >= SEEN - 0.01
     for ground in grounds:
+        assert contrast(palette.mark, ground) >= SEEN - 0.01
         for ink in (palette.text, palette.muted, palette.bright):
             assert contrast(ink, ground) >= READABLE, (ink, ground)
     assert contrast(palette.text, mix("#000000", "#FFFFFF", DIM)) >= READABLE

@@ -24,6 +24,7 @@ from app.operations.templates.scene import (
     Picture,
     Plate,
     Region,
+    Ripples,
     Row,
     Scene,
     Shape,
@@ -48,7 +49,7 @@ class Mark:
     is missing.
     """
 
-    node: Text | Shape | Glow | Picture | Plate
+    node: Text | Shape | Glow | Ripples | Picture | Plate
     x: float
     y: float
     width: float
@@ -118,17 +119,17 @@ class Layout:
         return placed
 
     def _region(self, region: Region) -> dict[str, tuple[Mark, ...]]:
-        blocks, gap = self._fitting(region)
+        blocks, gaps = self._fitting(region)
         if region.overlay:
             heights = [block.height for block in blocks]
             tops = [_along(region.down, region.height - height) for height in heights]
         else:
-            total = sum(block.height for block in blocks) + gap * (len(blocks) - 1)
+            total = sum(block.height for block in blocks) + sum(gaps)
             top = _along(region.down, region.height - total)
             tops = []
-            for block in blocks:
-                tops.append(top)
-                top += block.height + gap
+            for block, gap in zip(blocks, gaps, strict=True):
+                tops.append(top + gap)
+                top += gap + block.height
         return {
             element.name: block.marks_at(
                 region.x + self._across(region.across, region.width - block.width), region.y + top
@@ -136,15 +137,16 @@ class Layout:
             for element, block, top in zip(region.elements, blocks, tops, strict=True)
         }
 
-    def _fitting(self, region: Region) -> tuple[list[Block], float]:
-        """Return blocks that fit into the region, and the gap: smaller, then fewer lines."""
+    def _fitting(self, region: Region) -> tuple[list[Block], list[float]]:
+        """Return blocks that fit into the region, and the gap above each: smaller, then fewer lines."""
+        gaps = _gaps(region)
         texts = [text for element in region.elements for text in _texts(element.node)]
         attempts = list(_attempts(texts))
         blocks, room = self._attempt(region, texts, attempts[0])
         # Ever smaller: the first that fits is found by halving.
         too_large, fits = 0, len(attempts) - 1
         if room >= 0:
-            return blocks, region.gap
+            return blocks, gaps
         if fits > 0:
             blocks, room = self._attempt(region, texts, attempts[fits])
         while fits - too_large > 1 and room >= 0:
@@ -154,10 +156,10 @@ class Layout:
                 fits, blocks, room = middle, tried, left
             else:
                 too_large = middle
-        inner = 0 if region.overlay else len(blocks) - 1
-        if room < 0 and inner > 0:
-            return blocks, max(0.0, region.gap + room / inner)
-        return blocks, region.gap
+        if room < 0 and sum(gaps) > 0:
+            left = max(0.0, 1 + room / sum(gaps))
+            return blocks, [gap * left for gap in gaps]
+        return blocks, gaps
 
     def _attempt(
         self, region: Region, texts: Sequence[Text], sizes: Sizes
@@ -347,7 +349,15 @@ def _needed(blocks: Sequence[Block], region: Region) -> float:
     heights = [block.height for block in blocks]
     if region.overlay:
         return max(heights, default=0)
-    return sum(heights) + region.gap * max(0, len(blocks) - 1)
+    return sum(heights) + sum(_gaps(region))
+
+
+def _gaps(region: Region) -> list[float]:
+    """Return the room above each element of a region: none above the first, nor in an overlay."""
+    if region.overlay:
+        return [0.0 for _ in region.elements]
+    gaps = [region.gap if each.above is None else each.above for each in region.elements]
+    return [0.0 if index == 0 else float(gap) for index, gap in enumerate(gaps)]
 
 
 def _texts(node: Node) -> Iterator[Text]:
@@ -366,13 +376,13 @@ def _is_flexible(node: Node) -> bool:
     match node:
         case Shape():
             return node.width == 0
-        case Picture() | Glow():
+        case Picture() | Glow() | Ripples():
             return False
         case _:
             return any(True for _ in _texts(node))
 
 
-def _solid(node: Shape | Glow | Picture, width: float, height: float) -> Block:
+def _solid(node: Shape | Glow | Ripples | Picture, width: float, height: float) -> Block:
     return Block(width, height, 0, height, (Mark(node, 0, 0, width, height),))
 
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageMath
 from app.infrastructure.drawing.layout import Mark
 from app.infrastructure.drawing.pictures import Pictures
 from app.infrastructure.drawing.typesetting import draw_line
-from app.operations.templates.scene import Glow, Picture, Plate, Shadow, Shape, Text
+from app.operations.templates.scene import Glow, Picture, Plate, Ripples, Shadow, Shape, Text
 
 Box = tuple[int, int, int, int]
 CORNER_SCALE = 8
@@ -28,7 +28,7 @@ def extent(mark: Mark) -> Box:
     else:
         left, top = round(mark.x), round(mark.y)
         right, bottom = left + max(1, round(mark.width)), top + max(1, round(mark.height))
-    shadow = None if isinstance(mark.node, Shape | Glow) else mark.node.shadow
+    shadow = None if isinstance(mark.node, Shape | Glow | Ripples) else mark.node.shadow
     if shadow is None:
         return (left, top, right, bottom)
     reach = math.ceil(shadow.blur * SPREAD) + 1
@@ -43,7 +43,7 @@ def extent(mark: Mark) -> Box:
 def rim(mark: Mark) -> str:
     """Return the colour at the outermost edge of a mark."""
     node = mark.node
-    shadow = None if isinstance(node, Shape | Glow) else node.shadow
+    shadow = None if isinstance(node, Shape | Glow | Ripples) else node.shadow
     if shadow is not None:
         return shadow.color
     return "#000000" if isinstance(node, Picture) else node.color
@@ -79,6 +79,8 @@ class Canvas:
                 self._lay(_shape(node, size), place)
             case Glow():
                 self._lay(glow(node, size), place)
+            case Ripples():
+                self._lay(ripples(node, size), place)
             case Picture():
                 fitted = self._pictures.fitted(node.source, size, node.fit)
                 if node.radius:
@@ -245,6 +247,35 @@ def glow(node: Glow, size: tuple[int, int]) -> Image.Image:
     layer = Image.new("RGBA", size, ImageColor.getrgb(node.color))
     layer.putalpha(_without_bands(light, shift=0))
     return layer
+
+
+def ripples(node: Ripples, size: tuple[int, int]) -> Image.Image:
+    """Return a gradient with discs of light upon each other, whose edges are soft."""
+    width, height = size
+    ground = gradient(
+        Shape(width, height, node.color, color_end=node.color_end, angle=node.angle), size
+    )
+    row = Image.new("F", (width, 1))
+    row.putdata([(x + 0.5 - node.x) ** 2 for x in range(width)])
+    column = Image.new("F", (1, height))
+    column.putdata([(y + 0.5 - node.y) ** 2 for y in range(height)])
+    away = ImageMath.lambda_eval(
+        lambda of: (of["x"] + of["y"]) ** 0.5,
+        x=row.resize(size, Image.Resampling.NEAREST),
+        y=column.resize(size, Image.Resampling.NEAREST),
+    )
+    for radius in node.radii:
+        # Upon each other, not added up: what is brightest in the middle is so however many there are.
+        ground.alpha_composite(_filled(node.light, _disc(away, radius), node.opacity))
+    return ground
+
+
+def _disc(away: Image.Image, radius: int) -> Image.Image:
+    """Return an ``L`` mask of what is no farther ``away`` than a radius; its edge is soft."""
+    inside: Image.Image = ImageMath.lambda_eval(
+        lambda of: of["min"](of["max"](radius + 0.5 - of["d"], 0), 1) * 255, d=away
+    )
+    return inside.convert("L")
 
 
 def _from_middle(side: int) -> list[float]:

@@ -13,6 +13,7 @@ from app.operations.templates.scene import (
     Picture,
     Plate,
     Region,
+    Ripples,
     Row,
     Scene,
     Shadow,
@@ -20,10 +21,11 @@ from app.operations.templates.scene import (
     Text,
 )
 
-_FLAT: Mapping[str, type[Text | Shape | Glow | Picture]] = {
+_FLAT: Mapping[str, type[Text | Shape | Glow | Ripples | Picture]] = {
     "text": Text,
     "shape": Shape,
     "glow": Glow,
+    "ripples": Ripples,
     "picture": Picture,
 }
 _ENUMS: Mapping[str, type[Anchor | Fit]] = {
@@ -42,7 +44,7 @@ def scene_from_json(data: Mapping[str, Any]) -> Scene:
 
 
 def _region(data: Mapping[str, Any]) -> Region:
-    elements = tuple(Element(each["name"], _node(each["node"])) for each in data["elements"])
+    elements = tuple(Element(**{**each, "node": _node(each["node"])}) for each in data["elements"])
     return Region(**{**_plain(data), "elements": elements})
 
 
@@ -63,6 +65,8 @@ def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
     for key, kind in _ENUMS.items():
         if key in fields:
             fields[key] = kind(fields[key])
+    if "radii" in fields:
+        fields["radii"] = tuple(fields["radii"])
     if fields.get("shadow") is not None:
         fields["shadow"] = Shadow(**fields["shadow"])
     return fields

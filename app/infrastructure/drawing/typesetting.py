@@ -28,6 +28,8 @@ CLEARANCE = 0.06
 """In ems, between the ink of two lines."""
 MOST_BALANCED = 3
 """More lines are body text, which fills its lines."""
+NARROWER = (0.97, 0.94, 0.91, 0.88)
+"""Shares of the width that body text may do with, so that its last word does not stand alone."""
 ELLIPSIS = "…"
 LARGE, REFERENCE = 32, 64
 """Pixels: from the first on letters keep their proportions, and are measured at the second."""
@@ -182,8 +184,10 @@ class Typesetter:
 
     def _balance(self, lines: list[str], width: float, size: int) -> list[str]:
         """Return lines of about the same length, as many as before: no last word stands alone."""
-        if not 1 < len(lines) <= MOST_BALANCED or len(self.paragraphs) > 1:
+        if len(lines) < 2 or len(self.paragraphs) > 1:  # noqa: PLR2004 - one line is one
             return lines
+        if len(lines) > MOST_BALANCED:
+            return self._without_widow(lines, width, size)
         narrow, wide = width / len(lines) / 2, width
         best = lines
         while wide - narrow > size / 4:
@@ -194,6 +198,16 @@ class Typesetter:
             else:
                 narrow = middle
         return best
+
+    def _without_widow(self, lines: list[str], width: float, size: int) -> list[str]:
+        """Return as many lines, a little shorter if that gives the last word company."""
+        for share in NARROWER:
+            if len(pieces(lines[-1])) > 1:
+                break
+            tried = self._wrap(width * share, size, breaks_words=False)
+            if tried is not None and len(tried) == len(lines):
+                lines = tried
+        return lines
 
     def _cut(self, text: str, width: float, size: int) -> str:
         """Return as much of ``text`` as fits with an ellipsis behind it."""

@@ -11,11 +11,11 @@ from app.operations.templates.motion import STAGGER, Cue, Entrance
 from app.operations.templates.params import TemplateParams
 from app.operations.templates.parts import (
     BOLD,
-    HEAVY,
-    MEDIUM,
+    REGULAR,
     bar,
     centered,
     chip,
+    headline,
     logo_node,
     make_ground,
     region,
@@ -68,7 +68,6 @@ class Closing(Template[ClosingParams]):
         place = region(
             style.safe,
             *(element for element, _ in found),
-            gap=style.units(3),
             across=Anchor.CENTER,
             down=Anchor.CENTER,
         )
@@ -82,7 +81,7 @@ class Closing(Template[ClosingParams]):
             seconds,
             (place,),
             cues,
-            ground=None if given.clip else make_ground(style),
+            ground=None if given.clip else make_ground(style, is_mirrored=stage.is_rtl),
             footage=Footage(whole(style), is_cut=False, dim=dim) if given.clip else None,
         )
 
@@ -92,22 +91,20 @@ def _elements(params: ClosingParams, stage: Stage) -> list[tuple[Element, Entran
     found: list[tuple[Element, Entrance]] = []
     if logo is not None:
         found.append((Element("logo", logo_node(style, logo, larger=1.5)), Entrance.FADE))
-    message = write(
-        style, Step.DISPLAY, words.draw("message", params.message), lines=4, weight=HEAVY
-    )
+    message = headline(style, words.draw("message", params.message))
     found += [
-        (Element("message", centered(message)), Entrance.RISE),
-        (Element("bar", bar(style, 14)), Entrance.GROW),
+        (Element("message", centered(message), above=style.units(5)), Entrance.RISE),
+        (Element("bar", bar(style, 14), above=style.units(2.2)), Entrance.GROW),
     ]
     if params.team is not None:
         team = write(style, Step.SUBTITLE, words.draw("team", params.team), lines=2, weight=BOLD)
-        found.append((Element("team", centered(team)), Entrance.LIFT))
+        found.append((Element("team", centered(team), above=style.units(4.4)), Entrance.LIFT))
     if params.contact is not None:
         contact = words.draw("contact", params.contact)
-        text = write(style, Step.SUBTITLE, contact, lines=2, weight=MEDIUM)
-        found.append((Element("contact", centered(text)), Entrance.LIFT))
+        text = write(style, Step.SUBTITLE, contact, lines=2, weight=REGULAR)
+        above = style.units(1.2 if params.team is not None else 4.4)
+        found.append((Element("contact", centered(text), above=above), Entrance.LIFT))
     if params.url is not None:
-        found.append(
-            (Element("url", chip(style, words.draw("url", params.url), Step.BODY)), Entrance.LIFT)
-        )
+        address = chip(style, words.draw("url", params.url), Step.BODY)
+        found.append((Element("url", address, above=style.units(3.6)), Entrance.LIFT))
     return found

@@ -18,11 +18,15 @@ class Dim:
 
 @dataclass(frozen=True, slots=True)
 class Footage:
-    """A clip in a box of the frame: cut to fill it, or whole over a blurred copy of itself."""
+    """A clip in a box of the frame: cut to fill it, or whole over a blurred copy of itself.
+
+    ``left``: where in the box a clip begins that is narrower; in its middle if None.
+    """
 
     box: Box
     is_cut: bool
     dim: Dim | None = None
+    left: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,14 @@ NEARLY = Fraction(1, 25)
 """A clip whose shape differs by no more than this is cut to the frame instead of framed."""
 DROPPED_SECONDS = Fraction(1, 5)
 """An evenly spaced clip may lack a few pictures at its end: its last one stays for so long."""
-BLUR_SHARE = 6
-"""A clip's own blurred copy is made at a sixth of its size, where blurring costs nothing."""
-BLUR_SIGMA = 7
+BLUR_SHARE = 8
+"""A clip's own blurred copy is made at an eighth of its size, where blurring costs nothing."""
+BLUR_SIGMA = 12
 BLUR_LEFT = 0.5
-HANG = 0.36
-"""Where a clip that is lower than its frame hangs, 0.5 would be its middle: text goes below."""
+HANG_UPRIGHT, HANG_SQUARE = 0.32, 0.0
+"""Where a clip that is lower than its frame hangs, 0.5 would be its middle: text goes below. In a square
+it stands at the top, so that what is left is one field for text instead of two strips.
+"""
 NEARER = 0.09
 """How much nearer a still comes, from its first moment to its last."""
 BLACK_LEVEL = 16 / 255 - 0.5
@@ -162,7 +164,7 @@ def _footage(build: GraphBuilder, footage: Footage, clip: ClipInput, below: str)
         build.chain("[0:V:0]", [*begin, *_cut_to(media, box), *_colors(media)], "[clip]")
     else:
         build.chain("[0:V:0]", begin, "[whole]")
-        _framed(build, media, box)
+        _framed(build, media, footage)
     end = [
         f"tpad=stop_mode=clone:stop={_padding(media, timing)}",
         f"trim=end_frame={timing.frames}",
@@ -210,14 +212,17 @@ def _colors(media: MediaInfo) -> list[str]:
     return [house_profile.color_filters(video)]
 
 
-def _framed(build: GraphBuilder, media: MediaInfo, box: Box) -> None:
-    """Show the whole clip over a darkened, blurred copy of itself that fills the box."""
+def whole_size(media: MediaInfo, box: Box) -> tuple[int, int]:
+    """Return width and height of a clip that is shown whole in a box."""
     width, height = house_profile.upright_size(media.video)
     scale = min(Fraction(box.width, width), Fraction(box.height, height))
-    wide, high = (
-        min(_even(width * scale, 2), box.width),
-        min(_even(height * scale, 2), box.height),
-    )
+    return min(_even(width * scale, 2), box.width), min(_even(height * scale, 2), box.height)
+
+
+def _framed(build: GraphBuilder, media: MediaInfo, footage: Footage) -> None:
+    """Show the whole clip over a darkened, blurred copy of itself that fills the box."""
+    box = footage.box
+    wide, high = whole_size(media, box)
     small = Box(
         0, 0, _even(Fraction(box.width, BLUR_SHARE), 2), _even(Fraction(box.height, BLUR_SHARE), 2)
     )
@@ -240,8 +245,16 @@ def _framed(build: GraphBuilder, media: MediaInfo, box: Box) -> None:
         ],
         "[soft]",
     )
-    x, y = (box.width - wide) // 4 * 2, round((box.height - high) * HANG / 2) * 2
+    x = (box.width - wide) // 4 * 2 if footage.left is None else footage.left
+    y = round((box.height - high) * hang_of(box) / 2) * 2
     build.over("[soft]", "[sharp]", str(x), str(y), "[clip]")
+
+
+def hang_of(box: Box) -> float:
+    """Return how much of the room that a clip leaves is above it."""
+    if box.width == box.height:
+        return HANG_SQUARE
+    return HANG_UPRIGHT if box.width < box.height else 0.5
 
 
 def _padding(media: MediaInfo, timing: Timing) -> int:

@@ -12,10 +12,11 @@ from app.operations.templates.motion import Cue, Entrance
 from app.operations.templates.params import TemplateParams
 from app.operations.templates.parts import (
     BOLD,
-    HEAVY,
+    alone,
     bar,
     beside_logo,
     card,
+    headline,
     make_ground,
     numeral,
     plate,
@@ -111,9 +112,9 @@ def _on_ground(stage: Stage, title: str, steps: Sequence[str]) -> Composition:
     safe = style.safe
     opening = region(
         safe,
-        Element("title", write(style, Step.DISPLAY, title, lines=4, weight=HEAVY)),
+        Element("title", headline(style, title)),
         Element("bar", bar(style, 14)),
-        gap=style.units(3),
+        gap=style.units(2.2),
         down=Anchor.CENTER,
     )
     regions, cues = _progress(stage, moments, end)
@@ -126,8 +127,9 @@ def _on_ground(stage: Stage, title: str, steps: Sequence[str]) -> Composition:
     regions.append(region(_top(stage), Element("heading", heading)))
     cues.append(Cue("heading", TITLE_SECONDS, end, Entrance.FADE))
     room = _between(style)
+    most, lines = max(map(len, steps)), 4 if style.is_wide else 6
     for index, text in enumerate(steps):
-        words = write(style, Step.TITLE, text, lines=4 if style.is_wide else 6, weight=BOLD)
+        words = alone(write(style, Step.TITLE, text, lines=lines, weight=BOLD), most)
         number = Element(f"number_{index + 1}", numeral(style, index + 1, 13))
         step = Element(f"step_{index + 1}", words)
         regions.append(region(room, number, step, gap=style.units(4), down=Anchor.CENTER))
@@ -135,7 +137,9 @@ def _on_ground(stage: Stage, title: str, steps: Sequence[str]) -> Composition:
             _step_cue(style, index, moments, Entrance.LIFT, name="number"),
             _step_cue(style, index, moments, Entrance.RISE, late=0.12),
         ]
-    found = Composition(seconds, tuple(regions), tuple(cues), ground=make_ground(style))
+    found = Composition(
+        seconds, tuple(regions), tuple(cues), ground=make_ground(style, is_mirrored=stage.is_rtl)
+    )
     return with_logo(found, style, stage.given.logo, end)
 
 

@@ -12,6 +12,7 @@ from app.operations.templates.params import TemplateParams
 from app.operations.templates.parts import (
     HEAVY,
     MEDIUM,
+    alone,
     card,
     chip,
     region,
@@ -67,10 +68,12 @@ class Intro(Template[IntroParams]):
             weight=MEDIUM,
             color=style.palette.muted,
         )
+        if not style.is_wide:
+            name = alone(name)  # on a phone there is nothing else to look at down there
         place = region(
             _place(style, is_rtl=stage.is_rtl),
             Element("team", chip(style, words.draw("team", params.team))),
-            Element("card", card(style, name, role, gap=1.0)),
+            Element("card", card(style, name, role, gap=1.5)),
             gap=style.units(0.6),
             down=Anchor.END,
         )

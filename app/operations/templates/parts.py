@@ -15,11 +15,24 @@ from app.operations.templates.scene import (
     Picture,
     Plate,
     Region,
+    Ripples,
     Row,
     Shape,
     Text,
 )
-from app.operations.templates.style import BLACK, GLOW, PLATE, SCRIM, WHITE, Box, Step, Style
+from app.operations.templates.style import (
+    BLACK,
+    GLOW,
+    MANY,
+    PLATE,
+    RIPPLE,
+    SCRIM,
+    WHITE,
+    Box,
+    Step,
+    Style,
+    growth,
+)
 
 LOGO_WIDTH, LOGO_HEIGHT = 20, 6.5
 """Room for a logo, in units; it is shown whole within it."""
@@ -74,6 +87,22 @@ def write(
     )
 
 
+def alone(text: Text, letters: int | None = None) -> Text:
+    """Return text that has its place to itself: larger, when it says little.
+
+    ``letters`` of the longest that is shown in that place; its own unless told otherwise.
+    """
+    return replace(
+        text, size=round(text.size * growth(len(text.text) if letters is None else letters))
+    )
+
+
+def headline(style: Style, text: str) -> Text:
+    """Return what is said largest: on two lines if it is short, then on as many as four."""
+    lines = 2 if len(text) < MANY else 4
+    return alone(write(style, Step.DISPLAY, text, lines=lines, weight=HEAVY))
+
+
 def centered(text: Text) -> Text:
     return replace(text, anchor=Anchor.CENTER)
 
@@ -94,7 +123,7 @@ def chip(style: Style, text: str, step: Step = Step.LABEL) -> Plate:
 
 def bar(style: Style, width: float, height: float = 0.6) -> Shape:
     """Return a short bar of the accent colour; sizes in units."""
-    color = style.palette.bright
+    color = style.palette.mark
     high = style.units(height)
     return Shape(style.units(width), high, color, radius=high // 2)
 
@@ -113,7 +142,7 @@ def card(
         padding_x=style.units(padding[0]),
         padding_y=style.units(padding[1]),
         stripe=style.units(0.7),
-        stripe_color=palette.bright,
+        stripe_color=palette.mark,
         shadow=style.plate_lift,
     )
 
@@ -208,10 +237,13 @@ def beside_logo(style: Style, logo: StillInput | None, box: Box, *, is_rtl: bool
     return Box(safe.x + safe.width - width if is_rtl else safe.x, box.y, width, box.height)
 
 
-def scrimmed(style: Style, text: Box, *, is_rtl: bool) -> Region:
-    """Return the scrim under a box of text that lies along one side, or at the bottom."""
+def scrimmed(style: Style, text: Box, *, is_rtl: bool, soft: int | None = None) -> Region:
+    """Return the scrim under a box of text that lies along one side, or at the bottom.
+
+    ``soft``: how far it takes to fade away at the side, in pixels.
+    """
     if style.is_wide:
-        solid, soft = text.x + text.width, style.units(SIDE_SOFT)
+        solid, soft = text.x + text.width, soft or style.units(SIDE_SOFT)
         left = 0
         if is_rtl:
             solid, left = style.width - text.x, text.x - soft
@@ -233,7 +265,7 @@ def logo_cue(end: float) -> Cue:
     return Cue("logo", 0.2, end, Entrance.FADE, enter_seconds=1.0)
 
 
-SIDE_SOFT, LOW_SOFT = 64, (24, 34)
+SIDE_SOFT, LOW_SOFT = 58, (24, 34)
 """How far a scrim takes to fade away, in units."""
 
 
@@ -259,22 +291,45 @@ def low_scrim(style: Style, soft: int, solid: int) -> Column:
     return Column((fading, Shape(width, solid, deep, opacity=SCRIM)), gap=0)
 
 
-def make_ground(style: Style, *, is_still: bool = False) -> Ground:
-    """Return a ground that looks made: near-black in the accent's hue, and three lights in it.
+RIPPLES = (0.3, 0.52, 0.78, 1.08)
+"""How far they reach, in the longer side of the frame."""
 
+
+def _still_water(style: Style, *, is_mirrored: bool) -> Region:
+    """Return what the lights of a ground drift over."""
+    palette, width, height = style.palette, style.width, style.height
+    water = Ripples(
+        width,
+        height,
+        palette.base,
+        palette.deep,
+        angle=65 if is_mirrored else 115,
+        light=palette.glows[0],
+        opacity=RIPPLE,
+        x=round((0.08 if is_mirrored else 0.92) * width),
+        y=round(0.02 * height),
+        radii=tuple(round(share * max(width, height)) for share in RIPPLES),
+    )
+    return Region(0, 0, width, height, (Element("ground", water),))
+
+
+def make_ground(style: Style, *, is_mirrored: bool = False, is_still: bool = False) -> Ground:
+    """Return a ground that looks made: dark in the accent's hue, ripples and three lights in it.
+
+    The brightest is at the upper right, or left where ``is_mirrored``: away from where text begins.
     ``is_still``: it does not move, for where a moving picture stands beside it.
     """
     palette, width, height = style.palette, style.width, style.height
     large, small = max(width, height), min(width, height)
-    base = Shape(width, height, palette.base, color_end=palette.deep, angle=115)
     places = (
-        ("light_a", 0.80 * width, 0.06 * height, 1.15 * large, GLOW),
-        ("light_b", 0.06 * width, 1.02 * height, 1.0 * large, GLOW * 0.85),
-        ("light_c", 1.02 * width, 0.90 * height, 0.8 * large, GLOW * 0.7),
+        ("light_a", 0.80, 0.06 * height, 1.15 * large, GLOW),
+        ("light_b", 0.06, 1.02 * height, 1.0 * large, GLOW * 0.85),
+        ("light_c", 1.02, 0.90 * height, 0.8 * large, GLOW * 0.7),
     )
-    regions = [Region(0, 0, width, height, (Element("ground", base),))]
+    regions = [_still_water(style, is_mirrored=is_mirrored)]
     drifts = []
-    for index, (name, x, y, size, opacity) in enumerate(places):
+    for index, (name, share, y, size, opacity) in enumerate(places):
+        x = (1 - share if is_mirrored else share) * width
         side = style.units(size / style.unit)
         glow = Glow(side, side, palette.glows[index], opacity)
         left, top = round((x - side / 2) / 2) * 2, round((y - side / 2) / 2) * 2

@@ -13,6 +13,7 @@ from app.operations.templates.parts import (
     HEAVY,
     MEDIUM,
     REGULAR,
+    alone,
     bar,
     corner_logo,
     logo_cue,
@@ -41,6 +42,12 @@ NEEDED = 3.5
 MOST_TRAITS = 5
 PANEL = {"16:9": 68, "9:16": 84, "1:1": 38}
 """How much of the frame the person has, in units: of its width, of its height when upright."""
+GIVEN_UP = 22
+"""Of an upright frame's panel, in units, for as much text as there can be."""
+FEW, MANY, TRAIT = 90, 400, 25
+"""Letters: from the first on the person gives room, by the second all of it; a trait counts more."""
+SHORT_QUOTE = 0.4
+"""A quote is as short as a title with so much of its letters."""
 
 Traits = Annotated[tuple[Trait, ...], Field(max_length=MOST_TRAITS)]
 
@@ -83,7 +90,7 @@ class Persona(Template[PersonaParams]):
         style, given = stage.style, stage.given
         letters = sum(map(len, (params.full_name, params.role, params.quote or "", *params.traits)))
         seconds, end = stage.length(USUAL + letters / READING, NEEDED)
-        panel, room = _sides(style, is_rtl=stage.is_rtl)
+        panel, room = _sides(style, letters + TRAIT * len(params.traits), is_rtl=stage.is_rtl)
         found = _elements(params, stage)
         regions = [
             region(
@@ -109,7 +116,9 @@ class Persona(Template[PersonaParams]):
             seconds,
             tuple(regions),
             tuple(cues),
-            ground=make_ground(style, is_still=given.clip is not None),
+            ground=make_ground(
+                style, is_mirrored=not stage.is_rtl, is_still=given.clip is not None
+            ),
             footage=Footage(panel, is_cut=True) if given.clip else None,
             zoom=Zoom("still", panel) if given.still else None,
         )
@@ -118,7 +127,8 @@ class Persona(Template[PersonaParams]):
 def _elements(params: PersonaParams, stage: Stage) -> list[tuple[Element, Entrance]]:
     style, words, palette = stage.style, stage.words, stage.style.palette
     step = Step.TITLE if style.aspect != "1:1" else Step.HEADING
-    name = write(style, step, words.draw("full_name", params.full_name), lines=3, weight=HEAVY)
+    drawn = words.draw("full_name", params.full_name)
+    name = alone(write(style, step, drawn, lines=3, weight=HEAVY))
     role = write(
         style,
         Step.SUBTITLE,
@@ -129,14 +139,14 @@ def _elements(params: PersonaParams, stage: Stage) -> list[tuple[Element, Entran
     )
     found = [
         (Element("name", name), Entrance.RISE),
-        (Element("role", role), Entrance.LIFT),
+        (Element("role", role, above=style.units(1.4)), Entrance.LIFT),
     ]
     if params.quote is None and not params.traits:
         found.append((Element("bar", bar(style, 12)), Entrance.GROW))
     if params.quote is not None:
-        said = write(
-            style, Step.SUBTITLE, words.draw("quote", params.quote), lines=8, weight=REGULAR
-        )
+        quote = words.draw("quote", params.quote)
+        said = write(style, Step.SUBTITLE, quote, lines=8, weight=REGULAR)
+        said = alone(said, round(len(quote) * SHORT_QUOTE))
         quoted = Plate(
             said,
             color=palette.base,
@@ -145,18 +155,20 @@ def _elements(params: PersonaParams, stage: Stage) -> list[tuple[Element, Entran
             padding_x=style.units(2.4),
             padding_y=style.units(0.4),
             stripe=style.units(0.5),
-            stripe_color=palette.bright,
+            stripe_color=palette.mark,
         )
-        found.append((Element("quote", quoted), Entrance.LIFT))
+        found.append((Element("quote", quoted, above=style.units(4)), Entrance.LIFT))
     if params.traits:
         traits = words.draw_all("traits", params.traits)
-        found.append((Element("traits", _listed(style, traits)), Entrance.LIFT))
+        found.append(
+            (Element("traits", _listed(style, traits), above=style.units(4)), Entrance.LIFT)
+        )
     return found
 
 
 def _listed(style: Style, traits: Iterable[str]) -> Column:
     side = style.units(1.0)
-    mark = Shape(side, side, style.palette.bright, radius=side // 2)
+    mark = Shape(side, side, style.palette.mark, radius=side // 2)
     rows = [
         Row((mark, write(style, Step.BODY, trait, lines=1, weight=MEDIUM)), gap=style.units(1.4))
         for trait in traits
@@ -164,11 +176,12 @@ def _listed(style: Style, traits: Iterable[str]) -> Column:
     return Column(tuple(rows), gap=style.units(1.5))
 
 
-def _sides(style: Style, *, is_rtl: bool) -> tuple[Box, Box]:
+def _sides(style: Style, letters: int, *, is_rtl: bool) -> tuple[Box, Box]:
     """Return where the person is, and where the text."""
     length, safe = style.units(PANEL[style.aspect]), style.safe
     if style.is_tall:
-        top = length + style.units(4)
+        length -= style.units(GIVEN_UP * min(max((letters - FEW) / (MANY - FEW), 0.0), 1.0))
+        top = length + style.units(5)
         bottom = safe.y + safe.height
         return Box(0, 0, style.width, length), Box(safe.x, top, safe.width, bottom - top)
     between = style.units(5 if style.is_wide else 3.5)

@@ -91,6 +91,26 @@ class Glow:
 
 
 @dataclass(frozen=True, slots=True)
+class Ripples:
+    """A ground like still water that something fell into: a gradient from ``color`` to ``color_end``
+    along ``angle``, and discs of ``light`` about ``x``, ``y``, out to each of ``radii``, each of
+    ``opacity``.
+    """
+
+    width: int
+    height: int
+    color: str
+    color_end: str
+    angle: int
+    light: str
+    opacity: float
+    x: int
+    y: int
+    radii: tuple[int, ...]
+    kind: str = "ripples"
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
     """A still or logo that somebody brought, by its name in the job's folder, fitted into a box."""
 
@@ -146,20 +166,26 @@ class Plate:
     kind: str = "plate"
 
 
-Node = Text | Shape | Glow | Picture | Row | Column | Plate
+Node = Text | Shape | Glow | Ripples | Picture | Row | Column | Plate
 
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """One thing that moves by itself. ``name``: lower-case letters, digits and ``_``, unique."""
+    """One thing that moves by itself. ``name``: lower-case letters, digits and ``_``, unique.
+
+    ``above``: how far below the one before it stands, where that is not its region's gap.
+    """
 
     name: str
     node: Node
+    above: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A box of the frame and the elements stacked in it, ``gap`` apart. It may reach beyond the frame.
+    """A box of the frame and the elements stacked in it, ``gap`` apart unless one says otherwise.
+
+    It may reach beyond the frame.
 
     They gather at ``across`` and ``down``. What does not fit in height makes all of its text smaller
     together, down to each one's smallest, then takes lines away. ``overlay``: the elements lie upon

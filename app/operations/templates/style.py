@@ -62,6 +62,10 @@ SMALLEST_SHARE = 0.55
 SMALLEST_UNITS = 2.2
 """Nothing is written smaller: 26 pixels of 1080, which a phone still shows."""
 
+FEW, MANY = 10, 32
+"""Letters: what says so little is written larger, what says so much is not."""
+LARGER = 1.5
+
 SCALES = {"16:9": 1.0, "9:16": 1.1, "1:1": 1.0}
 """Upright videos are seen on a phone, where type must be a little larger."""
 
@@ -83,13 +87,15 @@ class Box:
 class Palette:
     """Colours that fit each other; all text on them keeps its contrast.
 
-    ``accent`` marks (with ``on_accent`` written upon it), ``bright`` is the accent as text on ``base``,
-    ``base`` and ``deep`` lie behind, ``glows`` shine on them.
+    ``accent`` marks (with ``on_accent`` written upon it), as it was given unless it were lost on
+    ``base``; ``bright`` is the accent as text and ``mark`` as bars on ``base``; ``base`` and ``deep``
+    lie behind, ``glows`` shine on them.
     """
 
     accent: str
     on_accent: str
     bright: str
+    mark: str
     base: str
     deep: str
     text: str
@@ -117,6 +123,10 @@ class Style:
     @property
     def is_tall(self) -> bool:
         return self.width < self.height
+
+    @property
+    def is_square(self) -> bool:
+        return self.width == self.height
 
     @property
     def safe(self) -> Box:
@@ -148,6 +158,11 @@ class Style:
         return Shadow(dy=self.units(0.6), blur=self.units(2.4), opacity=0.35)
 
 
+def growth(letters: int) -> float:
+    """Return how much larger text is that has its place to itself: a word or two must fill it."""
+    return 1 + (LARGER - 1) * min(max((MANY - letters) / (MANY - FEW), 0.0), 1.0)
+
+
 def make_style(aspect: Aspect, accent_color: str | None) -> Style:
     """Return the style of a frame."""
     width, height = SIZES[aspect]
@@ -158,19 +173,22 @@ def make_palette(accent: str) -> Palette:
     """Derive every colour from one. Text keeps its contrast also where the glows are brightest."""
     look = look_of(accent)
     tint = min(look.chroma, 0.05)
-    base = color_of(Look(0.235, tint, look.hue))
+    base = color_of(Look(0.25, tint, look.hue))
     deep = color_of(Look(0.155, min(look.chroma, 0.02), look.hue))
     vivid = min(max(look.lightness, 0.5), 0.72)
     glows = (
         color_of(Look(vivid, look.chroma, look.hue)),
-        color_of(Look(vivid * 0.9, look.chroma * 0.9, look.hue + 0.7)),
-        color_of(Look(vivid * 0.8, look.chroma * 0.9, look.hue - 0.6)),
+        color_of(Look(vivid * 0.86, look.chroma, look.hue + 0.45)),
+        color_of(Look(vivid * 0.86, look.chroma, look.hue - 0.5)),
     )
-    lit = max(mix(base, glows[0], GLOW), mix(deep, WHITE, 1 - SCRIM), key=luminance)
+    rippled = mix(base, glows[0], 1 - (1 - RIPPLE) ** 4)
+    lit = max(mix(rippled, glows[0], GLOW), mix(deep, WHITE, 1 - SCRIM), key=luminance)
+    marking = readable(accent, base, at_least=SEEN)
     return Palette(
-        accent=accent,
-        on_accent=_ink_on(accent),
-        bright=readable(accent, lit, at_least=5.0),
+        accent=marking,
+        on_accent=_ink_on(marking),
+        bright=readable(accent, lit, at_least=4.7),
+        mark=readable(accent, lit, at_least=SEEN),
         base=base,
         deep=deep,
         text=color_of(Look(0.985, min(look.chroma, 0.004), look.hue)),
@@ -179,6 +197,10 @@ def make_palette(accent: str) -> Palette:
     )
 
 
+SEEN = 3.0
+"""Contrast of a mark to what lies behind it: less, and a chip is a stain."""
+RIPPLE = 0.035
+"""Opacity of each of a ground's discs of light; four lie upon each other at most."""
 GLOW = 0.34
 """Opacity of the brightest glow at its middle."""
 
