@@ -11,7 +11,7 @@ EXPOSED_HEADERS = (
     "Accept-Ranges, Allow, Content-Disposition, Content-Length, Content-Range, ETag,"
     " Idempotency-Replayed, Last-Modified, Location, Preference-Applied, Repr-Digest, Retry-After,"
     " Tidemill-Batch,"
-    " Tidemill-Job, Tidemill-Upload,"
+    " Tidemill-Job, Tidemill-Result, Tidemill-Upload,"
     " Tus-Checksum-Algorithm, Tus-Extension, Tus-Max-Size, Tus-Resumable, Tus-Version,"
     " Upload-Concat, Upload-Defer-Length, Upload-Expires, Upload-Length, Upload-Metadata,"
     " Upload-Offset, WWW-Authenticate, X-HTTP-Method-Override, X-Request-ID"

@@ -1,5 +1,6 @@
 """The answer of a synchronous call: made while the client waits, streamed, and gone with it."""
 
+import json
 import re
 from collections.abc import Mapping
 
@@ -17,9 +18,11 @@ from app.api.source_file import SourceFile
 from app.domain.delivery import ByteSpan
 from app.domain.errors import OutputGone
 from app.services.job_views import JobView
-from app.services.sync_renders import ClientLeft, SyncRender, SyncRenders
+from app.services.sync_renders import ClientLeft, Rendered, SyncRender, SyncRenders
 
 ASYNC = "respond-async"
+MOST_TOLD = 2000
+"""Characters of a header: proxies refuse an answer whose headers are larger than 4 or 8 KiB."""
 NOBODY = 499
 """What the log and the metrics say where a client left before its answer; none ever sees it."""
 
@@ -58,24 +61,26 @@ class RenderResponse(Response):
                 view = await render.start(wish)
                 await render.release()
                 return _accepted(request, view)
-            output, path = await render.finish(wish, lambda: _until_gone(receive))
-            file = StoredFile(
-                path=path,
-                filename=output.filename,
-                media_type=output.media_type,
-                modified_at=output.created_at,
-                sha256=output.sha256,
-                size_bytes=output.size_bytes,
-            )
-            await RenderedFile(file, render)(scope, receive, send)
+            rendered = await render.finish(wish, lambda: _until_gone(receive))
+            await RenderedFile(rendered, render)(scope, receive, send)
         return None
 
 
 class RenderedFile(FileResponse):
     """The result of a render, once: no part of it can be asked for, and it is not to be kept."""
 
-    def __init__(self, file: StoredFile, render: SyncRender) -> None:
+    def __init__(self, rendered: Rendered, render: SyncRender) -> None:
+        output = rendered.output
+        file = StoredFile(
+            path=rendered.path,
+            filename=output.filename,
+            media_type=output.media_type,
+            modified_at=output.created_at,
+            sha256=output.sha256,
+            size_bytes=output.size_bytes,
+        )
         super().__init__(file, missing=OutputGone("The output has just been deleted."))
+        self._told = told_besides(rendered)
         self._render = render
         self._size = 0
 
@@ -97,7 +102,25 @@ class RenderedFile(FileResponse):
     def _describe(self, span: ByteSpan, size: int, status: int) -> dict[str, str]:
         headers = super()._describe(span, size, status)
         del headers["accept-ranges"]
-        return {**headers, "tidemill-job": self._render.job_id}
+        return {**headers, "tidemill-job": self._render.job_id, "tidemill-result": self._told}
+
+
+def told_besides(rendered: Rendered) -> str:
+    """Return as JSON in ASCII what the job tells of its result, with its ``warnings``.
+
+    Of what would be more than ``MOST_TOLD`` characters, lists and objects are left out, then warnings
+    from the last on, then the rest; ``is_shortened`` says so.
+    """
+    facts = dict(rendered.result)
+    warnings = list(rendered.warnings)
+    said = json.dumps({**facts, "warnings": warnings})
+    if len(said) > MOST_TOLD:
+        facts = {name: fact for name, fact in facts.items() if not isinstance(fact, list | dict)}
+        said = json.dumps({**facts, "warnings": warnings, "is_shortened": True})
+    while len(said) > MOST_TOLD and warnings:
+        warnings.pop()
+        said = json.dumps({**facts, "warnings": warnings, "is_shortened": True})
+    return said if len(said) <= MOST_TOLD else json.dumps({"is_shortened": True})
 
 
 def _wants_no_wait(request: Request) -> bool:

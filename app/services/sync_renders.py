@@ -4,14 +4,7 @@ all of it, whatever happens.
 
 import asyncio
 import time
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Coroutine,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -98,6 +91,16 @@ class SyncWish:
     params: dict[str, Any]
     inputs: tuple[SyncInput, ...]
     output_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What a job made, at the absolute path ``path``, and what it tells besides: the job goes too."""
+
+    output: Output
+    path: Path
+    result: Mapping[str, Any]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,10 +239,8 @@ class SyncRender:
             self._is_removed = settled is not None
             self._removed = settled or []
 
-    async def finish(
-        self, wish: SyncWish, until_gone: Callable[[], Awaitable[None]]
-    ) -> tuple[Output, Path]:
-        """Make the job, wait for it, and return its output with the absolute path of its bytes.
+    async def finish(self, wish: SyncWish, until_gone: Callable[[], Awaitable[None]]) -> "Rendered":
+        """Make the job, wait for it, and return what it made and told.
 
         ``until_gone`` ends when the client has left. Raises ClientLeft, Draining, JobTimedOut,
         RenderCancelled, JobGone, what ``start`` raises, and whatever the job failed with.
@@ -248,7 +249,8 @@ class SyncRender:
         job = view.job
         if job.status is JobStatus.COMPLETED and len(view.outputs) == 1:
             self.stage = "download"
-            return await self._renders.outputs.get(self.owner, view.outputs[0].id)
+            output, path = await self._renders.outputs.get(self.owner, view.outputs[0].id)
+            return Rendered(output, path, job.result or {}, job.warnings)
         if job.status is JobStatus.CANCELLED:
             raise RenderCancelled("The job was cancelled by another request.", extra=self._facts)
         if job.error is not None:

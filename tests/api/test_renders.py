@@ -131,6 +131,9 @@ def test_a_clip_comes_and_the_finished_file_goes_out(
     assert answer.headers["repr-digest"] == f"sha-256=:{digest}:"
     assert answer.headers["cache-control"] == "no-store"
     assert "accept-ranges" not in answer.headers
+    told = json.loads(answer.headers["tidemill-result"])
+    assert told["warnings"] == []
+    assert told.get("mode") == ("exact" if call.operation == "trim" else None)
     described.check(answer)
     found = seconds_of(answer.content, tmp_path)
     assert found == pytest.approx(1.0, abs=0.1) if is_trim else found >= BLINK_SECONDS
@@ -460,6 +463,8 @@ def test_there_is_one_main_input_and_not_too_many_segments(working: Served, clip
         told = problem(answer, 422, "invalid_request")
         assert told["errors"][0]["loc"] == "video"
         assert "upload_id" in told["detail"]
+    no_clip = problem(post(working, "/api/intro/render", data=PEOPLE), 422, "invalid_request")
+    assert no_clip["errors"][0]["allowed"] == "video, file, upload_id, output_id"
     for other in ("video", "file"):
         told = problem(
             post(working, path, video(clip), video(clip, other), data=TRIM), 422, "invalid_request"
@@ -488,6 +493,8 @@ def test_a_body_of_another_kind_a_key_and_too_much_are_refused(
     text = working.http.post("/api/trim", content=b"x", headers={"Content-Type": "text/plain"})
     both = ["multipart/form-data", "application/json"]
     assert check(text, 415, "unsupported_media_type")["allowed"] == both
+    nothing = check(working.http.post("/api/trim"), 415, "unsupported_media_type")
+    assert nothing["detail"].endswith(", but no Content-Type was sent.")
     form = post(working, "/api/concatenate", video(clip))
     assert check(form, 415, "unsupported_media_type")["allowed"] == both[1:]
     in_json = working.http.post("/api/concatenate-multipart", json={})

@@ -50,7 +50,6 @@ def _form(fields: RenderFields) -> dict[str, Any]:
         properties["segment_0"] = _SEGMENTS["^segment_(0|[1-9][0-9]{0,2})$"]
         properties["segment_1"] = _SEGMENTS["^segment_(0|[1-9][0-9]{0,2})$"]
         properties["order_0"] = properties["order_1"] = _SEGMENTS["^order_(0|[1-9][0-9]{0,2})$"]
-        schema["required"] = ["segment_0"]
     _add_common(fields, schema)
     for name in fields.params:
         if "object" in fields.kinds_of(name) | fields.item_kinds_of(name):
@@ -158,6 +157,10 @@ RENDERED: Responses = {
         "content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}},
         "headers": {
             **_JOB,
+            "Tidemill-Result": _header(
+                "What the job told of its result, and its warnings: JSON, 2,000 characters at most.",
+                '{"mode": "exact", "start_seconds": 0.5, "end_seconds": 1.5, "warnings": []}',
+            ),
             "Content-Disposition": _header(
                 "The name to save it under.", 'attachment; filename="week-12.mp4"'
             ),
