@@ -129,8 +129,8 @@ async def read_json(request: Request) -> bytes:
         raise MalformedRequest("The body ended early.") from error
     body = b"".join(pieces)
     if body and media_type != "application/json" and not media_type.endswith("+json"):
-        shown = media_type[:100] or "no content type"
-        msg = f"The body must be application/json, not {shown}."
+        sent = f"not {media_type[:100]}" if media_type else "but no Content-Type was sent"
+        msg = f"The body must be application/json, {sent}."
         raise UnsupportedMediaType(msg)
     if body:
         parse_json(body, "The body")

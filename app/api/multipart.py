@@ -179,9 +179,9 @@ class FormBody:
 
 
 def _boundary(request: Request) -> str:
-    if media_type_of(request) != FORM_TYPE:
-        shown = media_type_of(request)[:100] or "no content type"
-        msg = f"The files must come as {FORM_TYPE}, not {shown}."
+    if (media_type := media_type_of(request)) != FORM_TYPE:
+        sent = f"not {media_type[:100]}" if media_type else "but no Content-Type was sent"
+        msg = f"The files must come as {FORM_TYPE}, {sent}."
         raise UnsupportedMediaType(msg, extra={"allowed": [FORM_TYPE]})
     _, options = parse_options_header(request.headers["content-type"])
     boundary = str(options.get("boundary", ""))

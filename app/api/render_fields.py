@@ -70,6 +70,14 @@ class RenderFields:
         }
         return [*segments[self.shape], *self.files, *self.ids, *self.params, FINAL_FILENAME]
 
+    @property
+    def main_names(self) -> list[str]:
+        """The names of what the work is about, those of a still that goes beside it left out."""
+        if self.shape is not Shape.ONE:
+            return [SEGMENTS] if self.shape is Shape.JSON_SEGMENTS else ["segment_0", "…"]
+        files = [name for name, role in self.files.items() if is_main(role)]
+        return files + [name for name, field in self.ids.items() if is_main(field.role)]
+
     def kinds_of(self, name: str) -> frozenset[str]:
         """Return the JSON types that a parameter may have."""
         return self._kinds(self.params[name])

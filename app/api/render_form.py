@@ -20,6 +20,7 @@ from app.api.render_fields import (
 from app.api.session_form import form_metadata, form_refusal
 from app.api.strict_json import parse_json
 from app.domain.errors import (
+    InvalidRequest,
     MalformedRequest,
     OutputNotFound,
     RequestTooLarge,
@@ -57,8 +58,8 @@ class RenderBody:
         if is_json and JSON_TYPE in taken:
             return
         if FORM_TYPE not in taken or media_type != FORM_TYPE:
-            shown = media_type[:100] or "no content type"
-            msg = f"The body must be {' or '.join(taken)}, not {shown}."
+            sent = f"not {media_type[:100]}" if media_type else "but no Content-Type was sent"
+            msg = f"The body must be {' or '.join(taken)}, {sent}."
             raise UnsupportedMediaType(msg, extra={"allowed": list(taken)})
         limits = FormLimits(forms.max_bytes, forms.uploads.read_timeout_seconds)
         self._form = FormBody(request, limits)
@@ -181,9 +182,7 @@ class WishReader:
         rules = self.fields.operation.inputs
         needed = [rule.role for rule in rules if rule.minimum and is_main(rule.role)]
         if needed and not inputs:
-            names = ", ".join([*self.fields.files, *self.fields.ids]) or "segment_0, …"
-            names = SEGMENTS if self.fields.shape is Shape.JSON_SEGMENTS else names
-            raise form_refusal(names.partition(",")[0], f"Is missing. Allowed: {names}.")
+            raise _missing(self.fields.main_names)
         return SyncWish(self._params, inputs, self._name)
 
     # --- inputs ----------------------------------------------------------------------------------
@@ -318,6 +317,13 @@ class FormSink:
         if metadata is not None:
             self._reader.add_file(self._name)
             await self._arrival.begin_file(metadata)
+
+
+def _missing(names: list[str]) -> InvalidRequest:
+    allowed = ", ".join(names)
+    entry = {"in": "body", "loc": names[0], "message": "Is missing.", "allowed": allowed}
+    detail = f"{names[0]}: Is missing. Allowed: {allowed}."
+    return InvalidRequest(detail, extra={"errors": [entry]})
 
 
 def _order_of_segment(name: str, segment: Any, place: int) -> int:

@@ -1,5 +1,6 @@
 """What a request for a job must be before any row is read: operation, parameters, limits."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +17,26 @@ PRIORITY_LIMIT = 100
 """Priorities go from minus to plus this; more would only be a race to the top."""
 UNREADABLE = "cannot be read"
 MISSING = "is missing"
+WORDS = {
+    "missing": MISSING,
+    "extra_forbidden": "there is no such parameter",
+    "string_pattern_mismatch": UNREADABLE,
+    **dict.fromkeys(("literal_error", "enum"), "is none of the values allowed"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    "finite_number": "must be a finite number",
+    "string_type": "must be text",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    **dict.fromkeys(("tuple_type", "list_type"), "must be a list"),
+    **dict.fromkeys(("model_type", "model_attributes_type"), "must be an object"),
+    "string_too_short": "is too short",
+    "string_too_long": "is too long",
+    "too_short": "has too few entries",
+    "too_long": "has too many entries",
+    **dict.fromkeys(
+        ("greater_than", "greater_than_equal", "less_than", "less_than_equal"), "is out of range"
+    ),
+}
+"""What is wrong, by pydantic's name for it: its own words are about Python."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +105,13 @@ def check_params(operation: Operation, params: dict[str, Any]) -> Params:
         return operation.params_model.model_validate(params)
     except ValidationError as error:
         fields = operation.params_model.model_fields
-        names = ", ".join(fields)
         merged: dict[str, dict[str, Any]] = {}
         for found in error.errors(include_url=False, include_input=False):
             place = _place(found["loc"], params)
             message = _message(found["type"], found["msg"])
-            allowed = _allowed(found["type"], found.get("ctx", {}), names)
+            allowed = _allowed(found["type"], found.get("ctx", {}))
+            if found["type"] == "extra_forbidden":
+                allowed = _names_beside(operation.params_model, found["loc"])
             if place in merged:
                 # The other branch of a value that may be of several types.
                 merged[place]["message"] = UNREADABLE
@@ -101,7 +123,7 @@ def check_params(operation: Operation, params: dict[str, Any]) -> Params:
             # What a pattern wants is better said by examples.
             field = fields.get(each["loc"].partition(".")[0])
             if each["allowed"] is None and field is not None and field.examples:
-                each["allowed"] = "such as " + ", ".join(map(str, field.examples))
+                each["allowed"] = "such as " + ", ".join(map(_shown, field.examples))
         raise InvalidParams(_sentence(errors), extra={"errors": errors}) from error
 
 
@@ -143,28 +165,39 @@ def _place(location: tuple[int | str, ...], params: object) -> str:
     return ".".join(str(part) for part in parts) or "params"
 
 
+def _shown(example: object) -> str:
+    """Return an example as a client would send it."""
+    return example if isinstance(example, str) else json.dumps(example, ensure_ascii=False)
+
+
 def _message(kind: str, told: str) -> str:
     """Say what is wrong in our words; ``told`` are pydantic's."""
-    ours = {
-        "extra_forbidden": "there is no such parameter",
-        "missing": MISSING,
-        "string_pattern_mismatch": UNREADABLE,
-    }
-    plain = told.removeprefix("Value error, ").removeprefix("Input ")
-    return ours.get(kind, plain)
+    return WORDS.get(kind, told.removeprefix("Value error, ").removeprefix("Input "))
 
 
-def _allowed(kind: str, context: dict[str, Any], names: str) -> str | None:
+def _allowed(kind: str, context: dict[str, Any]) -> str | None:
     """Say what pydantic's complaint would rather have seen."""
-    if kind == "extra_forbidden":
-        return names
-    if kind == "missing":
-        return "required"
     bounds = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
-    said = [f"{words} {context[key]}" for key, words in bounds.items() if key in context]
+    lengths = {"min_length": "at least", "max_length": "at most"}
+    words = bounds | lengths
+    said = [f"{words[key]} {value}" for key, value in context.items() if key in words]
+    if kind in {"string_too_short", "string_too_long"}:
+        unit = "character" if 1 in context.values() else "characters"
+        said = [f"{each} {unit}" for each in said]
     if "expected" in context:
         said.append(str(context["expected"]))
     return ", ".join(said) or None
+
+
+def _names_beside(model: type[Params], location: tuple[int | str, ...]) -> str:
+    """List the names that there are where ``location`` has one that there is not."""
+    whole = model.model_json_schema()
+    here = whole
+    for part in location[:-1]:
+        here = here["items"] if isinstance(part, int) else here["properties"][part]
+        if "$ref" in here:
+            here = whole["$defs"][here["$ref"].rpartition("/")[2]]
+    return ", ".join(here["properties"])
 
 
 def check_roles(operation: Operation, inputs: Sequence[JobInput]) -> None:

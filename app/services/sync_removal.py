@@ -104,7 +104,13 @@ class RequestRemoval:
                 await self.rescue.recover(job, self.clock.now())
         settled = await self._bury(request)
         if settled is not None:
-            log.info("render.taken_back", job_id=request.job_id, worker=request.worker)
+            log.info(
+                "render.taken_back",
+                job_id=request.job_id,
+                worker=request.worker,
+                removed=sum(each.error is None for each in settled),
+                bytes_freed=sum(each.freed_bytes for each in settled),
+            )
         return settled
 
     def _is_left(self, request: OpenRequest) -> bool:

@@ -185,7 +185,7 @@ def test_leaving_a_session_stops_the_writer_and_nothing_comes_back(served: Serve
         wait_for(lambda: served.container.locks.is_held(upload_id))
         began = time.monotonic()
         assert served.http.delete(f"/api/v1/upload/{session_id}").status_code == 204
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
         assert not path.exists()
         with suppress(OSError):
             writer.sendall(b"x" * 600)

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.domain import layout
 from app.domain.access import OWNER
@@ -127,9 +128,13 @@ async def test_a_sweep_takes_what_a_dead_process_left_and_leaves_what_it_only_na
     assert not await is_gone(house, held)
 
     run = SweepRun(SweepName.JOB_TIMEOUTS, house.clock.now(), 10)
-    await sweep.run(run)
+    with capture_logs() as logs:
+        await sweep.run(run)
     assert (run.tally.removed, run.tally.errors) == (1, [])
     assert await is_gone(house, held)
+    (told,) = [each for each in logs if each["event"] == "render.taken_back"]
+    assert told["removed"] == 3
+    assert told["bytes_freed"] > len(b"half a clip")
     assert not (house.root / layout.WORK / dead).exists()
     await sweep.run(run)
     assert run.tally.removed == 1

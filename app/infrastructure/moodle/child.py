@@ -56,17 +56,22 @@ def write(wish: dict[str, Any], paths: list[Path], report: Callable[[float], Non
 def warnings_of(facts: dict[str, Any]) -> list[str]:
     """Say what somebody should look at before they trust the result."""
     said = {
-        f"{facts['rejected']} lines were rejected; see rejected.csv.": facts["rejected"],
+        f"{_counted(facts['rejected'], 'line was', 'lines were')} rejected; see rejected.csv.": (
+            facts["rejected"]
+        ),
         ASSUMED.format(order=facts["date_order"].replace("-", " ")): (
             facts["date_order_by"] == "assumed"
         ),
-        f"{facts['times_twice']} times lie in an hour that the clocks showed twice; they were taken"
-        " as the first.": facts["times_twice"],
-        f"{facts['times_skipped']} times lie in an hour that the clocks skipped.": (
-            facts["times_skipped"]
-        ),
+        f"{_counted(facts['times_twice'], 'time lies', 'times lie')} in an hour that the clocks"
+        " showed twice; the first is taken as meant.": facts["times_twice"],
+        f"{_counted(facts['times_skipped'], 'time lies', 'times lie')} in an hour that the clocks"
+        " skipped.": facts["times_skipped"],
     }
     return [sentence for sentence, applies in said.items() if applies]
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
 
 
 STEPS = {"read": read, "sort": sort, "write": write}
