@@ -60,7 +60,7 @@ def test_only_completed_takes_the_finished_and_ends_the_others(
     with writer(served, written, 1000) as connection:
         began = time.monotonic()
         response = ask(served, session_id, only_completed=True)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 5
         batch = described.check(response)
         assert response.status_code == 201
         # Whoever was writing is told, and can do nothing more.
@@ -118,7 +118,7 @@ def test_a_writer_that_does_not_let_go_loses_its_bytes_later(served: Served) -> 
     with served.held(stuck):
         began = time.monotonic()
         assert ask(served, session_id, only_completed=True).status_code == 201
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 10
         assert served.read(lambda tx: tx.cleanup.count()) == 1
     assert served.http.post("/api/v1/sweeps/spent_inputs").json()["bytes_freed"] == 4
     assert not (served.data / "uploads" / stuck).exists()

@@ -26,14 +26,14 @@ FORM = {"content-type": "multipart/form-data; boundary=b0"}
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A service that takes little: forms of 2 MiB, files of 1 MiB, half a second of silence."""
+    """A service that takes little: forms of 2 MiB, files of 1 MiB, a moment of silence."""
     settings = settings_for(
         tmp_path_factory.mktemp("small") / "data",
         jobs={"workers": 0},
         uploads={
             "multipart_max_bytes": 2 * MIB,
             "max_upload_bytes": MIB,
-            "upload_read_timeout_seconds": 0.5,
+            "upload_read_timeout_seconds": 1.5,
         },
     )
     with Served(settings) as running:

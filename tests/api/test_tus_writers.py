@@ -337,7 +337,7 @@ def test_a_body_that_stalls_is_hung_up_on_and_its_bytes_are_kept(
     tmp_path: Path, *, chunked: bool
 ) -> None:
     with (
-        tus_server(tmp_path / "data", TusConfig(read_timeout_seconds=0.5)) as server,
+        tus_server(tmp_path / "data", TusConfig(read_timeout_seconds=1.2)) as server,
         TusClient(server.url) as tus,
     ):
         upload_id = tus.new(10_000)
@@ -345,7 +345,7 @@ def test_a_body_that_stalls_is_hung_up_on_and_its_bytes_are_kept(
             stalled.send(b"fa0\r\n" + b"x" * 4000 if chunked else b"x" * 4000)
             began = time.perf_counter()
             assert stalled.answer() == (0, {}, b"")
-            assert 0.4 < time.perf_counter() - began < 10
+            assert 1 < time.perf_counter() - began < 10
         assert tus.offset(upload_id) == 4000
         row = server.read(lambda tx: tx.uploads.find(upload_id))
         assert row.recorded_offset == 4000
@@ -353,12 +353,12 @@ def test_a_body_that_stalls_is_hung_up_on_and_its_bytes_are_kept(
         with raw_patch(server.port, upload_id, 4000, 6000) as slow:
             for _ in range(6):
                 slow.send(b"y" * 1000)
-                time.sleep(0.2)
+                time.sleep(0.3)
             assert slow.answer()[0] == 204
 
 
 def test_a_server_that_cannot_hang_up_answers_423(tmp_path: Path) -> None:
-    config = TusConfig(read_timeout_seconds=0.3)
+    config = TusConfig(read_timeout_seconds=1)
     with (
         tus_server(tmp_path / "data", config, protocol=HttpToolsProtocol) as server,
         TusClient(server.url) as tus,
@@ -382,7 +382,7 @@ def test_a_zero_byte_creation_whose_body_stalls_leaves_nothing(tmp_path: Path) -
 @pytest.mark.parametrize("how", ["leaves", "stalls"])
 def test_a_creation_whose_body_breaks_off_leaves_nothing(tmp_path: Path, how: str) -> None:
     # The client was never told an address, and each try would promise its whole length again.
-    config = TusConfig(read_timeout_seconds=0.3 if how == "stalls" else 10)
+    config = TusConfig(read_timeout_seconds=1.5 if how == "stalls" else 10)
     with tus_server(tmp_path / "data", config) as server:
         headers = VERSION | OFFSET_TYPE | {"Upload-Length": "2000000", "Content-Length": "2000000"}
         with RawRequest(server.port, "POST", "/files/", headers) as cut:

@@ -269,8 +269,9 @@ async def test_closing_ends_the_threads_and_later_calls_are_told(
     writing = asyncio.ensure_future(database.write(lambda _: gate.pass_through()))
     await gate.wait_until_begun()
     await asyncio.gather(*(count(database) for _ in range(5)))
-    started = {each for each in threading.enumerate() if each.name.startswith("tidemill-")}
-    assert started - before
+    named = {each for each in threading.enumerate() if each.name.startswith("tidemill-")}
+    started = named - before
+    assert started
     gate.go_on.set()
     await database.close()
     await asyncio.wait_for(writing, LIMIT_SECONDS)

@@ -20,9 +20,10 @@ from tests.e2e.nginx import Nginx
 from tests.e2e.proxy import Proxy
 from tests.e2e.wire import TUS, await_job, create, open_session, upload
 from tests.fakes.event_source import Event, EventSource
+from tests.fakes.measured import assert_all_within
 
 STREAMS = 300
-SOON_SECONDS = 1.0
+SOON_SECONDS = 3.0
 
 
 @pytest.fixture(scope="module")
@@ -215,14 +216,19 @@ def test_hundreds_of_open_streams_hold_up_nobody(idle: Server, short_clip: Path)
         for stream in streams:
             stream.next()
         per_stream = (_memory_bytes(idle) - memory) / STREAMS
-        took = [_head_seconds(api, path) for _ in range(40)]
-        # A hundred of them read the end of the same job now.
-        assert api.post(f"/api/v1/jobs/{jobs[0]}/cancel").status_code == 200
-        took += [_head_seconds(api, path) for _ in range(60)]
-        ends = [event for stream in streams[::3] for event in stream.events()]
-        assert [event.name for event in ends] == ["end"] * (STREAMS // 3)
-        told = f"HEAD in ms, worst first: {sorted((round(t * 1000) for t in took), reverse=True)}"
-        assert sorted(took)[-4] < 0.1, told  # a few may meet a busy machine
+        left = list(range(3))
+
+        def end_a_job() -> list[float]:
+            took = [_head_seconds(api, path) for _ in range(40)]
+            # A hundred of them read the end of the same job now.
+            number = left.pop(0)
+            assert api.post(f"/api/v1/jobs/{jobs[number]}/cancel").status_code == 200
+            took += [_head_seconds(api, path) for _ in range(60)]
+            ends = [event for stream in streams[number::3] for event in stream.events()]
+            assert [event.name for event in ends] == ["end"] * (STREAMS // 3)
+            return sorted(took)[:-3]  # a few may meet a busy machine
+
+        assert_all_within(0.1, end_a_job)
         assert per_stream < 256 * 1024
     paths = {events_of(job_id) for job_id in jobs}
     wait_for(

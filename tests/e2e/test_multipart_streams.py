@@ -19,6 +19,7 @@ import pytest
 from app.domain.layout import UPLOADS, WORK
 from tests.e2e.harness import Server, strace, wait_for
 from tests.e2e.wire import TUS, await_job, create, open_session, problem
+from tests.fakes.measured import assert_all_within
 
 MIB = 1024 * 1024
 UPLOAD = "/api/v1/upload"
@@ -164,6 +165,11 @@ class Bystander(threading.Thread):
 
 
 def test_half_a_gigabyte_goes_in_within_fifty_megabytes_and_nobody_waits(server: Server) -> None:
+    # The two longest may be the scheduler's, on a machine that is busy with other tests.
+    assert_all_within(0.1, lambda: sorted(_waits_beside_half_a_gigabyte(server))[:-2])
+
+
+def _waits_beside_half_a_gigabyte(server: Server) -> list[float]:
     total, piece = 500 * MIB, b"\xa5" * MIB
     head, tail = opening("files", "large.mp4"), closing()
     with server.client() as api:
@@ -182,12 +188,10 @@ def test_half_a_gigabyte_goes_in_within_fifty_megabytes_and_nobody_waits(server:
         bystander.finish()
         grown = server.peak_memory_bytes() - before
     assert grown < 50 * 1000 * 1000, f"grew by {grown / MIB:.0f} MiB"
-    # The two longest may be the scheduler's, on a machine that is busy with other tests.
-    waits = sorted(bystander.waits)
-    assert waits[-3] < 0.1, f"others waited {waits[-5:]} s"
     sizes = [path.stat().st_size for path in (server.data / UPLOADS).iterdir()]
     assert max(sizes) == total
     assert _work(server) == []
+    return bystander.waits
 
 
 def test_killed_in_the_middle_of_a_form_a_restart_leaves_nothing(server: Server) -> None:
@@ -239,7 +243,7 @@ def test_killed_between_its_rows_and_their_completion_a_form_is_made_good_or_exp
             wait_for(lambda: not _rows(server)[1], "its end", 45)
             gone = api.get(f"/api/v1/uploads/{upload_id}")
             problem(gone, 410, "upload_gone")
-            assert server.leftovers() == []
+            wait_for(lambda: server.leftovers() == [], "the end of its bytes")
     wait_for(lambda: not _work(server), "the work folder to go")
 
 

@@ -40,6 +40,7 @@ from tests.e2e.wire import (
     upload,
 )
 from tests.fakes.moodle_logs import as_csv, many_rows
+from tests.fakes.paused import pause
 from tests.runtime_process import Service, eventually, run_command, service
 
 Test = TypeVar("Test", bound=Callable[..., Any])
@@ -483,7 +484,7 @@ def test_a_silent_worker_is_lost_after_its_lease_and_has_only_its_attempts(
         eventually(beaten, what="eight heartbeats")
         assert time.monotonic() - began < 12, "the default is one in two seconds"
 
-        running.signal(signal.SIGSTOP)
+        pause(running.process.pid, running.folder / "data" / "tidemill.db")
         try:
             stopped = time.monotonic()
             named = {f"TIDEMILL_{name}": value for name, value in settings.items()}

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import os
 import socket
 import sqlite3
 import threading
@@ -19,12 +20,14 @@ from fastapi import FastAPI
 from app.main import create_app
 from app.services.container import Container
 from app.services.ports import Transaction
+from app.services.sweeps import SWEEPS_AT_START
 from app.settings import Settings
 from app.settings.groups import IntervalSettings
 
 T = TypeVar("T")
 
 START_SECONDS = 30.0
+SETTLE_SECONDS = 1.0
 TUS = {"Tus-Resumable": "1.0.0"}
 OCTETS = {"Content-Type": "application/offset+octet-stream"}
 DIGEST = ("uploads", "sha256")
@@ -73,7 +76,17 @@ class Served:
             assert time.monotonic() < until, "the application did not start"
             assert self._thread.is_alive(), "the application ended at its start"
             time.sleep(0.01)
+        # Else whatever test comes first would meet them: a sweep by hand is refused meanwhile.
+        wait_for(self._has_swept)
         return self
+
+    def _has_swept(self) -> bool:
+        """Whether the sweeps of the start are over; one lets go of its lease after its report."""
+        with contextlib.closing(sqlite3.connect(self.data / "tidemill.db")) as db:
+            query = "SELECT count(DISTINCT sweep) FROM sweep_reports WHERE trigger = 'start'"
+            ((reports,),) = db.execute(query)
+            ((held,),) = db.execute("SELECT count(*) FROM leases WHERE name LIKE 'sweep:%'")
+        return bool(reports >= len(SWEEPS_AT_START) and not held)
 
     def __exit__(self, *exc: object) -> None:
         self.http.close()
@@ -131,6 +144,7 @@ class Served:
 
     def state(self) -> tuple[dict[str, list[tuple[Any, ...]]], dict[str, int]]:
         """Every row there is, and every file with its size (but for system files)."""
+        self._settle()
         rows: dict[str, list[tuple[Any, ...]]] = {}
         with contextlib.closing(sqlite3.connect(self.data / "tidemill.db")) as db:
             tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
@@ -143,11 +157,19 @@ class Served:
                     rows[name] = sorted(found, key=repr)
         return rows, dict(self._files())
 
+    def _settle(self) -> None:
+        """Wait for what requests do after their end, of the test before too, unless one is held."""
+        until = time.monotonic() + SETTLE_SECONDS
+        while self._server.server_state.tasks and time.monotonic() < until:
+            time.sleep(0.01)
+
     def _files(self) -> Iterator[tuple[str, int]]:
         for kind in ("uploads", "work", "outputs", "cache"):
-            for path in sorted((self.data / kind).rglob("*")):
-                if path.is_file():
-                    yield str(path.relative_to(self.data)), path.stat().st_size
+            # Not by rglob, which fails when a folder goes while it looks.
+            for folder, _, names in os.walk(self.data / kind):
+                for path in (Path(folder) / name for name in names):
+                    with contextlib.suppress(FileNotFoundError):
+                        yield str(path.relative_to(self.data)), path.stat().st_size
 
     # --- the way of a file, a step each ----------------------------------------------------------
 

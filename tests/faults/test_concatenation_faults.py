@@ -79,7 +79,8 @@ def test_killed_in_the_copy_and_again_before_its_row_there_is_one_whole_final(
     kill_while_it_joins(server, asked, parts, slow_sync, len(ONE + TWO), log)
     server.start()
     with server.client() as api:
-        wait_for(lambda: api.get("/api/v1/batches").json()["items"], "the batch")
+        # Killed in a sweep, the process took its lease along: that has to run out first.
+        wait_for(lambda: api.get("/api/v1/batches").json()["items"], "the batch", 45)
         done = api.post("/files/", headers=asked)
         assert done.status_code == 201, done.text
         (batch,) = api.get("/api/v1/batches").json()["items"]

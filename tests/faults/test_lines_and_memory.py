@@ -8,6 +8,7 @@ import pytest
 
 from tests.e2e.harness import Server, wait_for
 from tests.e2e.wire import TUS, SlowPatch, create, offset_of, patch
+from tests.fakes.measured import assert_all_within
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -41,6 +42,17 @@ def test_a_stalled_patch_gives_way_to_a_newer_one_within_a_second_and_nobody_wai
     server: Server,
 ) -> None:
     body = bytes(range(256)) * (4 * MIB // 256)
+
+    def take_over() -> list[float]:
+        seconds, waits = _take_over(server, body)
+        # But for a pause of the machine itself, now and then; they may wait a tenth of a second.
+        return [seconds, 10 * sorted(waits)[-3]]
+
+    assert_all_within(1, take_over)
+
+
+def _take_over(server: Server, body: bytes) -> tuple[float, list[float]]:
+    """Return the seconds that the second PATCH took, and those that others waited meanwhile."""
     with server.client() as api:
         path, other = create(api, len(body)), create(api, 10)
         with SlowPatch(server.port, path, 0, len(body)) as stalled:
@@ -59,10 +71,8 @@ def test_a_stalled_patch_gives_way_to_a_newer_one_within_a_second_and_nobody_wai
                 assert answer.status_code == 409
             seconds = time.perf_counter() - begun
             bystander.finish()
-        assert seconds < 1.0, f"the second PATCH took {seconds:.2f} s"
-        # But for a pause of the machine itself, now and then.
-        assert sorted(bystander.waits)[-3] < 0.1, f"others waited {max(bystander.waits):.3f} s"
         assert api.get(path).content == body
+    return seconds, bystander.waits
 
 
 def _bytes_of(total: int, piece: bytes) -> Iterator[bytes]:

@@ -140,7 +140,7 @@ def test_what_was_read_of_a_body_is_on_the_disk_and_the_next_start_says_so(
             wait_for(lambda: list((server.data / "work").rglob("*")), "the form's first bytes")
             began = time.monotonic()
             assert server.stop() == 0
-            assert time.monotonic() - began < 2, "a body is not waited for"
+            assert time.monotonic() - began < 10, "a body is not waited for"
             assert slow.answer() is None
     assert server.events("service.draining")[0]["parked"] == 2
     assert list((server.data / "work").rglob("*")) == []
@@ -210,9 +210,7 @@ def test_while_it_drains_it_reads_and_answers_but_begins_nothing(
             while left > 0 and (piece := download.recv(MIB)):
                 left -= len(piece)
             assert left < 4096, "the download was cut"
-        began = time.monotonic()
-        wait_for(lambda: not server.is_running, "the end", 5)
-        assert time.monotonic() - began < 3, "nothing was under way any more"
+        wait_for(lambda: not server.is_running, "the end: nothing is under way any more", 10)
     (drained,) = server.events("service.drained")
     assert drained["requests_left"] == drained["jobs_left"] == 0
 
@@ -235,7 +233,7 @@ def test_downloads_that_nobody_takes_or_confirms_are_cut_at_the_limit(
         wait_for(lambda: b"mdat" in unconfirmed.recv(MIB), "the film")
         began = time.monotonic()
         assert server.stop() == 0
-        assert 1 <= time.monotonic() - began < 4
+        assert 1 <= time.monotonic() - began < 8
         for connection in (whole, part):
             assert _take(connection) < 20 * MIB
     assert server.events("service.requests_cut")[0]["requests"] == 3
@@ -337,7 +335,7 @@ def test_event_streams_end_with_a_word_on_when_to_come_back(
             last = [line for line in lines if line and not line.startswith(":")][-1]
         assert re.fullmatch(r"retry: ?\d+", last), last
     wait_for(lambda: not server.is_running, "the end")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10, "the drain of twenty seconds was waited for"
 
 
 def test_a_second_signal_exits_at_once_and_the_next_start_has_everything(
@@ -440,7 +438,7 @@ def test_a_start_may_be_stopped_at_any_moment(seconds: float, make_server: MakeS
     began = time.monotonic()
     # Before it takes signals at all there is nothing to put away.
     assert server.stop() in {0, -signal.SIGTERM}
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
     server.start()
     assert server.stop() == 0
 

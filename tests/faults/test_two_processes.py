@@ -3,11 +3,9 @@
 import os
 import shutil
 import signal
-import sqlite3
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +18,7 @@ from app.infrastructure.media.ffmpeg_locator import locate_ffmpeg
 from tests.e2e.frames import assert_is_cut
 from tests.e2e.harness import Server, strace, wait_for
 from tests.e2e.wire import await_job, open_session, upload
+from tests.fakes.paused import pause
 
 TICKS = 60
 TICK_SECONDS = 0.5
@@ -80,27 +79,6 @@ def is_processing(server: Server, job_id: str) -> bool:
     return bool(server.rows("SELECT 1 FROM jobs WHERE id = ? AND status = 'processing'", job_id))
 
 
-def assert_not_in_a_transaction(server: Server) -> None:
-    """A process that is stopped while it writes would stop every other writer of an SQLite file."""
-    with closing(sqlite3.connect(server.data / "tidemill.db", timeout=0)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.rollback()
-
-
-def pause(server: Server) -> None:
-    """Stop a server where it is, but not within a transaction."""
-    for _ in range(50):
-        os.kill(server.pid, signal.SIGSTOP)
-        try:
-            assert_not_in_a_transaction(server)
-        except sqlite3.OperationalError:
-            os.kill(server.pid, signal.SIGCONT)
-            time.sleep(0.01)
-        else:
-            return
-    raise AssertionError("it was always within a transaction")
-
-
 @pytest.mark.parametrize("moment", ["in FFmpeg", "before the rename", "after the rename"])
 def test_a_paused_worker_that_wakes_up_publishes_nothing_a_second_time(
     moment: str, make_server: Callable[..., Server], short_clip: Path, tmp_path: Path
@@ -133,7 +111,7 @@ def test_a_paused_worker_that_wakes_up_publishes_nothing_a_second_time(
                 )
             elif moment == "after the rename":
                 wait_for(lambda: any((other.data / "outputs").iterdir()), "the rename", 60)
-            pause(sleeper)
+            pause(sleeper.pid, sleeper.data / "tidemill.db")
         try:
             # Nobody but another process can do the work now; what the sleeper began goes on to its end.
             gate.touch()

@@ -87,7 +87,7 @@ def test_either_signal_stops_it_promptly(tmp_path: Path, number: int) -> None:
         began = time.monotonic()
         running.signal(number)
         assert running.wait() == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 9, "the drain of ten seconds was waited for"
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_a_client_that_goes_on_sending_a_refused_body_is_hung_up_on(tmp_path: Pa
                 except OSError:  # reset or broken pipe, as it happens
                     break
                 time.sleep(0.02)
-            assert 1 < time.monotonic() - began < 5
+            assert 1 < time.monotonic() - began < 9
         assert not file_of(running, path).exists()
 
 

@@ -210,7 +210,7 @@ async def test_who_waits_in_vain_is_told_after_its_limit(locks: FlockUploadLocks
     upload_id = new_id()
     async with locks.hold(upload_id, wait_seconds=0):
         with pytest.raises(UploadLocked):
-            async with asyncio.timeout(2), locks.hold_for_writing(upload_id, wait_seconds=0.2):
+            async with asyncio.timeout(10), locks.hold_for_writing(upload_id, wait_seconds=0.2):
                 pass
 
 

@@ -15,7 +15,13 @@ import uvloop
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from app.api.connection import Connection, Wire
-from app.api.socket_sender import SLICE_BYTES, ClientGone, ClientStalled, SocketSender
+from app.api.socket_sender import (
+    SLICE_BYTES,
+    TAKEN_SECONDS,
+    ClientGone,
+    ClientStalled,
+    SocketSender,
+)
 from app.api.source_file import SourceFile
 from app.domain.delivery import ByteSpan
 
@@ -189,7 +195,7 @@ async def test_all_that_was_confirmed_can_be_said_while_more_is_sent(source: Sou
             )
             protocol.transport.write(bytes(3_000_000))  # the next answer, which nobody reads
             protocol.wire.note_request()
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(TAKEN_SECONDS - 1):
                 assert await sender.is_taken()
 
 
@@ -203,7 +209,7 @@ async def test_a_next_request_right_behind_the_last_byte_was_not_asked_for_befor
             asyncio.get_running_loop().call_soon(protocol.wire.note_request)
             await sender.send(source, ByteSpan(0, 1000), is_proved=True)
             await read(client, 1000)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(TAKEN_SECONDS - 1):
                 assert await sender.is_taken()
 
 

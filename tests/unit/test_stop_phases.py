@@ -82,7 +82,7 @@ async def test_a_phase_past_its_limit_is_cancelled_and_the_next_one_runs() -> No
 async def test_a_phase_that_heeds_no_cancellation_is_left_behind() -> None:
     began = time.monotonic()
     lines = await _run(_deaf(), _quick)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert [line["event"] for line in lines] == ["stop.phase_late", "stop.phase_ended"]
 
 
