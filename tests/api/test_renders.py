@@ -132,7 +132,9 @@ def test_a_clip_comes_and_the_finished_file_goes_out(
     assert answer.headers["cache-control"] == "no-store"
     assert "accept-ranges" not in answer.headers
     told = json.loads(answer.headers["tidemill-result"])
-    assert told["warnings"] == []
+    # Drawn words need more time than the shortest of clips has; captions come when they are told to.
+    needs_more = not is_trim and call.operation != "demo"
+    assert [each[:12] for each in told["warnings"]] == ["The clip is "] * needs_more
     assert told.get("mode") == ("exact" if call.operation == "trim" else None)
     described.check(answer)
     found = seconds_of(answer.content, tmp_path)
