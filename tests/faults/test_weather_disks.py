@@ -112,6 +112,7 @@ def test_a_head_that_meets_a_disk_error_tells_the_offset_or_to_come_again(
     fault = f"inject={LOOKS}:error=EIO:when={when}"
     # The file is looked at by its name below the folder, which is what strace sees of the call.
     options = ("-P", str(begun.file.parent), "-P", str(begun.file), "-e", fault)
+    told: set[tuple[int, str | None]] = set()
     for attempt in range(3):
         with strace(begun.server.pid, *options, log=tmp_path / f"strace{attempt}.log"):
             answers = [begun.api.head(begun.path, headers=TUS) for _ in range(8)]
