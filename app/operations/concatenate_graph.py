@@ -9,7 +9,7 @@ from fractions import Fraction
 from app.domain.media import AudioInfo, MediaInfo, VideoInfo
 from app.operations import ffmpeg, house_profile
 from app.operations.base import ClipInput, Expected, FFmpegStep
-from app.operations.house_parts import samples_of, span_filters
+from app.operations.house_parts import samples_of, sound_step, span_filters
 from app.operations.house_profile import Frame
 
 RECIPE = "1"
@@ -214,21 +214,9 @@ def blend_sound(pieces: Sequence[Piece], frame: Frame, overlap: int, output: str
     frames = sum(piece.frames for piece in pieces) - overlap * (len(pieces) - 1)
     samples = samples_of(frames, rate)
     graph.append(f"[{so_far}]apad=whole_len={samples},atrim=end_sample={samples}[a]")
-    return FFmpegStep(
-        name="blending the sound",
-        weight=frames / rate,
-        arguments=(
-            *(*ffmpeg.GLOBAL, "-filter_complex_threads", ffmpeg.THREADS),
-            *(argument for each in inputs for argument in each),
-            *("-filter_complex", ";".join(graph), "-map", "[a]", "-vn"),
-            *house_profile.audio_output(),
-            *house_profile.FILE_OUTPUT,
-        ),
-        output=output,
-        expected=Expected(
-            duration_seconds=frames / rate,
-            duration_tolerance=1 / rate,
-            has_audio=True,
-            has_video=False,
-        ),
+    arguments = (
+        *("-filter_complex_threads", ffmpeg.THREADS),
+        *(argument for each in inputs for argument in each),
+        *("-filter_complex", ";".join(graph), "-map", "[a]"),
     )
+    return sound_step("blending the sound", arguments, frames, rate, output)

@@ -8,7 +8,7 @@ from typing import Any
 from app.domain.errors import CannotCopy, RenderFailed
 from app.domain.media import MediaInfo
 from app.operations import ffmpeg, house_profile
-from app.operations.base import PythonStep
+from app.operations.base import Expected, FFmpegStep, PythonStep
 from app.operations.house_headers import headers_for
 from app.operations.house_profile import Frame
 
@@ -62,6 +62,33 @@ def pictures_part(file: str, first: int, count: int) -> dict[str, Any]:
 def sound_part(file: str, frames: int, rate: int) -> dict[str, Any]:
     """Return what the join is told of sound: as much of a file's as belongs to so many frames."""
     return {"file": file, "samples": samples_of(frames, rate)}
+
+
+def sound_step(
+    name: str, arguments: Sequence[str], frames: int, rate: int, output: str
+) -> FFmpegStep:
+    """Return the step that encodes sound alone, as long as so many frames.
+
+    ``arguments``: of the inputs, filters and ``-map``.
+    """
+    return FFmpegStep(
+        name=name,
+        weight=frames / rate,
+        arguments=(
+            *ffmpeg.GLOBAL,
+            *arguments,
+            "-vn",
+            *house_profile.audio_output(),
+            *house_profile.FILE_OUTPUT,
+        ),
+        output=output,
+        expected=Expected(
+            duration_seconds=frames / rate,
+            duration_tolerance=1 / rate,
+            has_audio=True,
+            has_video=False,
+        ),
+    )
 
 
 def join_step(

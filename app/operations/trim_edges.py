@@ -157,21 +157,8 @@ def _sound(clip: ClipInput, edges: Edges) -> FFmpegStep:
             f"apad=whole_len={samples},atrim=end_sample={samples}",
         )
     )
-    return FFmpegStep(
-        name="encoding the sound",
-        weight=frames / rate,
-        arguments=(
-            *ffmpeg.GLOBAL,
-            *ffmpeg.foreign_clip(clip.name, clip.media, from_seconds=start),
-            *("-map", "0:a:0", "-vn", "-filter:a", filters),
-            *house_profile.audio_output(),
-            *house_profile.FILE_OUTPUT,
-        ),
-        output=SOUND_FILE,
-        expected=Expected(
-            duration_seconds=frames / rate,
-            duration_tolerance=1 / rate,
-            has_audio=True,
-            has_video=False,
-        ),
+    arguments = (
+        *ffmpeg.foreign_clip(clip.name, clip.media, from_seconds=start),
+        *("-map", "0:a:0", "-filter:a", filters),
     )
+    return house_parts.sound_step("encoding the sound", arguments, frames, rate, SOUND_FILE)
